@@ -1,0 +1,47 @@
+"""Maximum likelihood, for models without latent sites."""
+
+from typing import Any
+
+from torch import Tensor
+
+from probgen.errors import UnsupportedObjective
+from probgen.objectives.base import Objective
+from probgen.programs import PairTerms
+
+
+class MaximumLikelihood(Objective):
+    r"""The exact log-likelihood of a model without latent sites: flows, autoregressive models, summed-out mixtures.
+
+    .. math:: \mathcal{L} = \log p(x)
+
+    Args:
+        **options: ``max_plate_nesting``, as in :class:`Objective`.
+
+    Raises:
+        UnsupportedObjective: the pair has a latent site; use ``ELBO`` or ``IWAE``.
+
+    Example:
+        >>> import torch
+        >>> from probgen.models import GaussianMixture
+        >>> loss = MaximumLikelihood()(GaussianMixture(data_dim=2, num_components=3))(torch.zeros(5, 2))
+        >>> loss.backward()
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(num_particles=1, **options)
+
+    def combine(self, integrand: Tensor) -> Tensor:
+        """The one particle."""
+        return integrand[0]
+
+    def integrand(self, terms: PairTerms) -> Tensor:
+        """``log p(x)``, ``[1, batch]``."""
+        if terms.latents:
+            raise UnsupportedObjective(
+                f"MaximumLikelihood needs a model without latent sites, but '{terms.latents[0].name}' is latent; use `ELBO` "
+                "or `IWAE`, or sum the site out"
+            )
+        return terms.log_weights
+
+    def __repr__(self) -> str:
+        return "MaximumLikelihood()"

@@ -1,0 +1,182 @@
+"""What is refused about a pair of traces, in words."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from probgen.errors import DataError, ProgramError
+
+Site = dict[str, Any]
+
+
+def sample_sites(trace: poutine.Trace) -> Iterator[Site]:
+    """The sites that have a density: neither plates' indices nor ``pyro.deterministic``."""
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic"):
+            yield site
+
+
+def check_guide(trace: poutine.Trace) -> None:
+    """Refuses a guide that observes.
+
+    Raises:
+        ProgramError: naming the observed site.
+    """
+    for site in sample_sites(trace):
+        if site["is_observed"]:
+            raise ProgramError(f"the guide observes site '{site['name']}'; only the model may pass `obs=`")
+
+
+def check_pair(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+    """Refuses a pair whose latent sites, event shapes or minibatches differ.
+
+    Raises:
+        ProgramError: naming the site or plate.
+    """
+    model = {site["name"]: site for site in sample_sites(model_trace)}
+    guide = {site["name"]: site for site in sample_sites(guide_trace)}
+    for name, site in guide.items():
+        if not site["infer"].get("is_auxiliary"):
+            _check_latent(name, site, model)
+    for name, site in model.items():
+        if not site["is_observed"] and name not in guide:
+            raise ProgramError(
+                f"the model samples site '{name}', which the guide lacks (the guide has {_listing(guide)}); sample it in "
+                "the guide, observe it, or sum it out"
+            )
+    if not model:
+        raise ProgramError("the model has no sample site, so there is nothing to infer or to fit")
+    _check_minibatches(model_trace, guide_trace)
+
+
+def _check_latent(name: str, site: Site, model: dict[str, Site]) -> None:
+    if name not in model:
+        raise ProgramError(
+            f"the guide samples site '{name}', which the model lacks (the model has {_listing(model)}); rename it, or "
+            "mark it `infer={'is_auxiliary': True}`"
+        )
+    if model[name]["is_observed"]:
+        raise ProgramError(f"site '{name}' is observed in the model, so the guide must not sample it")
+    check_event_shape(name, model[name]["fn"], site["fn"])
+
+
+def check_event_shape(name: str, p: Any, q: Any) -> None:
+    """Refuses a latent site whose event shape differs between model and guide.
+
+    Raises:
+        ProgramError: naming the site and both shapes.
+    """
+    if p.event_shape != q.event_shape:
+        raise ProgramError(
+            f"site '{name}' has event shape {tuple(p.event_shape)} in the model but {tuple(q.event_shape)} in the guide; "
+            "they must be equal"
+        )
+
+
+def _check_minibatches(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+    for name, node in guide_trace.nodes.items():
+        other = model_trace.nodes.get(name)
+        if other is None or node["type"] != "sample" or not site_is_subsample(node) or other["value"] is node["value"]:
+            continue
+        if other["value"].shape != node["value"].shape or not torch.equal(other["value"], node["value"]):
+            raise ProgramError(
+                f"model and guide see different minibatches of plate '{name}'; pass the same `subsample=` in both (for "
+                "Pyro's autoguides, `create_plates=` with a plate of that subsample)"
+            )
+
+
+def check_support(site: Site) -> None:
+    """Refuses observed values outside the support of their site.
+
+    Raises:
+        DataError: naming the site, the first bad index and value, and the support.
+    """
+    fn, value = site["fn"], site["value"]
+    if not isinstance(value, Tensor):
+        raise DataError(f"site '{site['name']}' observes a {type(value).__name__}; pass a torch.Tensor")
+    check_values(site["name"], fn, value)
+
+
+def check_values(name: str, fn: Any, value: Tensor) -> None:
+    """As :func:`check_support`, for a site given by its name and distribution."""
+    if isinstance(fn, dist.Unit):  # pyro.factor
+        return
+    if not bool(torch.isfinite(value).all()):
+        index = _first(~torch.isfinite(value))
+        raise DataError(f"site '{name}' observes {value[index].item()} at index {index}; data must be finite")
+    try:
+        valid = fn.support.check(value)
+    except NotImplementedError:
+        return
+    if bool(valid.all()):
+        return
+    index = _first(~valid)
+    culprit = value[index].flatten()[0].item() if value[index].numel() else value[index]
+    raise DataError(
+        f"site '{name}' observes {culprit:g} at index {index}, outside the support of {_family(fn)}, "
+        f"{_constraint(fn.support)}{_cure(fn)}"
+    )
+
+
+def _first(bad: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in bad.nonzero()[0])
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def _family(fn: Any) -> str:
+    return type(_base(fn)).__name__
+
+
+def _constraint(constraint: Any) -> str:
+    inner = getattr(constraint, "base_constraint", constraint)
+    return str(inner).removesuffix("()")
+
+
+def _cure(fn: Any) -> str:
+    if isinstance(_base(fn), torch.distributions.Bernoulli):
+        return "; binarize the data (`probgen.data.load(..., binarize='dynamic')`) or use another likelihood"
+    return ""
+
+
+def check_density_shape(site: Site, density: Tensor, depth: int) -> None:
+    """Refuses a log-density with dimensions that no plate declares.
+
+    Raises:
+        ProgramError: naming the site, the dimension and the cure.
+    """
+    declared = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+    for dim in range(-density.dim(), 0):
+        if density.shape[dim] != 1 and dim not in declared:
+            raise ProgramError(
+                f"site '{site['name']}' has log-densities of shape {tuple(density.shape)}, but no plate declares "
+                f"dimension {dim} of size {density.shape[dim]}; put it into `pyro.plate(..., dim={dim})`, or make it part "
+                "of the event with `.to_event(1)`"
+            )
+    if density.dim() > depth:
+        raise ProgramError(
+            f"site '{site['name']}' has log-densities of shape {tuple(density.shape)}, deeper than its plates ({depth})"
+        )
+
+
+def bad_density(site: Site, side: str, error: Exception) -> ProgramError:
+    """What to say when a site's ``log_prob`` itself fails."""
+    shape = tuple(site["value"].shape) if isinstance(site["value"], Tensor) else type(site["value"]).__name__
+    return ProgramError(
+        f"the {side}'s log-density at site '{site['name']}' fails for a value of shape {shape} under "
+        f"{_family(site['fn'])} with batch shape {tuple(site['fn'].batch_shape)} and event shape "
+        f"{tuple(site['fn'].event_shape)}: {error}"
+    )
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
