@@ -201,9 +201,11 @@ def eubo(log_weights: Array) -> Array:
         [1. 8.]
     """
     xp = particle_namespace(log_weights)
-    dead = xp.max(xp.stop_gradient(log_weights)) == -math.inf  # [...]
-    finite = xp.where(log_weights == -math.inf, 0.0, log_weights)  # 0 * -inf is meant to be 0
-    return xp.where(dead, -math.inf, xp.sum(normalized_weights(log_weights) * finite))
+    top = xp.max(xp.stop_gradient(log_weights))  # [...]
+    dead = top == -math.inf
+    shift = xp.where(dead, 0.0, top)  # keeps the digits of large log-weights in the gradient
+    relative = xp.where(log_weights == -math.inf, 0.0, log_weights - shift)  # 0 * -inf is meant to be 0
+    return xp.where(dead, -math.inf, shift + xp.sum(normalized_weights(log_weights) * relative))
 
 
 def _log_power_mean(xp: Ops, log_weights: Array, power: float) -> Array:

@@ -286,7 +286,7 @@ def _pareto_shape(xp: Ops, excess: Array, count: Array) -> Array:
         return xp.sum(xp.log1p(-value * excess)) / count
 
     # One pass per grid point (about 45): all at once would need as many times the memory of the tail.
-    shapes = xp.stack([shape_at(b[i]) for i in range(b.shape[0])])
+    shapes = xp.stack([shape_at(value) for value in b])
     log_likelihood = count * (xp.log(-b / shapes) - shapes - 1.0)
     weights = xp.softmax(xp.where(extra, -math.inf, log_likelihood))
     weights = xp.where(weights < 10 * eps, 0.0, weights)

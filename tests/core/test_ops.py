@@ -140,9 +140,9 @@ def test_no_array_at_all_is_refused():
 
 IMPORTS = {
     "": "torch jax",
-    "import numpy; bounds.renyi(numpy.zeros(3), 0.5); weights.pareto_khat(numpy.zeros(30));": "torch jax",
-    "import torch; bounds.renyi(torch.zeros(3), 0.5); weights.pareto_khat(torch.zeros(30));": "jax",
-    "import jax; bounds.renyi(jax.numpy.zeros(3), 0.5); weights.pareto_khat(jax.numpy.zeros(30));": "torch",
+    "import numpy; bounds.renyi(numpy.zeros(3), 0.5); weights.effective_sample_size(numpy.zeros(30));": "torch jax",
+    "import torch; bounds.renyi(torch.zeros(3), 0.5); weights.effective_sample_size(torch.zeros(30));": "jax",
+    "import jax; bounds.renyi(jax.numpy.zeros(3), 0.5); weights.effective_sample_size(jax.numpy.zeros(30));": "torch",
 }
 
 

@@ -38,6 +38,9 @@ def make(request):
     return MAKE[request.param]
 
 
+# In JAX every new shape is compiled, which takes seconds for k-hat: its tests share shapes, all [..., 30].
+
+
 def draw(*shape, scale=1.0, seed=0):
     return scale * np.random.default_rng(seed).normal(size=shape)
 
@@ -109,9 +112,9 @@ def test_gradcheck():
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0, 100.0])
-@pytest.mark.parametrize("num_particles", [21, 100, 333, 5000])
+@pytest.mark.parametrize("num_particles", [21, 100, 1000, 5000])
 def test_khat_is_arvizs(make, num_particles, scale):
-    array = draw(num_particles, 6, scale=scale) + 300.0 * draw(6, seed=1)
+    array = draw(num_particles, 30, scale=scale) + 300.0 * draw(30, seed=1)
     np.testing.assert_allclose(pareto_khat(make(array)), arviz_khat(array), rtol=0, atol=1e-9)
 
 
@@ -144,8 +147,12 @@ def test_khat_keeps_the_batch_shape(make):
     array = draw(50, 3, 4)
     khat = np.asarray(pareto_khat(make(array)))
     np.testing.assert_allclose(khat, np.reshape(pareto_khat(array.reshape(50, 12)), (3, 4)), rtol=0, atol=1e-12)
-    assert np.asarray(pareto_khat(make(array[:, 0, 0]))).shape == ()
-    assert np.asarray(pareto_khat(make(array[:, :0]))).shape == (0, 4)
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor])
+def test_khat_of_one_datum_and_of_none(make):
+    assert pareto_khat(make(draw(50))).shape == ()
+    assert pareto_khat(make(np.zeros((50, 0, 4)))).shape == (0, 4)
 
 
 @pytest.mark.parametrize("shape", [0.1, 0.5, 0.9, 1.5])
@@ -162,32 +169,32 @@ def test_khat_recovers_the_shape_of_pareto_weights(shape):
 
 
 def test_khat_in_float32_is_close():
-    array = draw(1000, 20, scale=2.0).astype(np.float32)
+    array = draw(1000, 30, scale=2.0).astype(np.float32)
     exact = arviz_khat(array.astype(np.float64))
     for make in MAKE.values():
         khat = pareto_khat(make(array))
         assert str(khat.dtype).removeprefix("torch.") == "float32"
         np.testing.assert_allclose(khat, exact, rtol=0, atol=1e-5)
     with jax.enable_x64(False):
-        np.testing.assert_allclose(pareto_khat(jnp.asarray(array)), exact, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(jax.jit(pareto_khat)(array), exact, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, -83.7, 1e4])
 def test_khat_of_a_perfect_guide_is_minus_infinite(make, value):
-    array = np.full((1000, 2), value)
-    np.testing.assert_array_equal(pareto_khat(make(array)), [-INF, -INF])
+    array = np.full((1000, 30), value)
+    np.testing.assert_array_equal(pareto_khat(make(array)), np.full(30, -INF))
     rounded = array + np.spacing(value) * np.random.default_rng(0).integers(-1, 2, size=array.shape)
-    np.testing.assert_array_equal(pareto_khat(make(rounded)), [-INF, -INF])
+    np.testing.assert_array_equal(pareto_khat(make(rounded)), np.full(30, -INF))
 
 
 def test_khat_of_too_few_draws_is_nan(make):
-    assert np.isnan(np.asarray(pareto_khat(make(draw(20, 3))))).all()
-    assert np.isfinite(np.asarray(pareto_khat(make(draw(21, 3))))).all()
-    assert np.isnan(np.asarray(pareto_khat(make(draw(1, 3))))).all()
+    assert np.isnan(np.asarray(pareto_khat(make(draw(20, 30))))).all()
+    assert np.isfinite(np.asarray(pareto_khat(make(draw(21, 30))))).all()
+    assert np.isnan(np.asarray(pareto_khat(make(draw(1, 30))))).all()
 
 
 def test_khat_of_hopeless_and_broken_data(make):
-    array = draw(1000, 7)
+    array = draw(1000, 30)
     array[:, 0] = -INF
     array[1:, 1] = -INF
     array[4:, 2] = 0.0
@@ -196,13 +203,14 @@ def test_khat_of_hopeless_and_broken_data(make):
     array[0, 4] = np.nan
     array[:2, 5] = np.nan, INF
     expected = [INF, INF, INF, INF, np.nan, np.nan]
-    np.testing.assert_array_equal(np.asarray(pareto_khat(make(array)))[:6], expected)
-    np.testing.assert_allclose(np.asarray(pareto_khat(make(array)))[6], arviz_khat(array[:, 6:])[0], rtol=0, atol=1e-9)
+    khat = np.asarray(pareto_khat(make(array)))
+    np.testing.assert_array_equal(khat[:6], expected)
+    np.testing.assert_allclose(khat[6:], arviz_khat(array[:, 6:]), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("num_particles", [1, 15, 100, 5000])
 def test_khat_from_the_tail_is_khat_of_all(make, num_particles):
-    array = draw(num_particles, 6, scale=2.0)
+    array = draw(num_particles, 30, scale=2.0)
     kept = min(tail_length(num_particles) + 1, num_particles)
     tail = np.random.default_rng(1).permutation(np.sort(array, axis=0)[-kept:])
     np.testing.assert_array_equal(pareto_khat_from_tail(make(tail), num_particles), pareto_khat(make(array)))
@@ -220,12 +228,13 @@ def test_khat_of_a_stream_that_keeps_the_tail_is_khat_of_all():
 def test_khat_can_be_traced_and_has_no_gradient():
     array = draw(100, 3)
     expected = pareto_khat(array)
-    ours = torch.tensor(array, requires_grad=True)
-    assert not pareto_khat(ours).requires_grad
+    assert not pareto_khat(torch.tensor(array, requires_grad=True)).requires_grad
     traced = make_fx(pareto_khat)(torch.tensor(draw(100, 3, seed=1)))
     np.testing.assert_allclose(traced(torch.tensor(array)), expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(jax.jit(pareto_khat)(array := jnp.asarray(array)), expected, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(jax.grad(lambda a: pareto_khat(a).sum())(array), np.zeros((100, 3)))
+    total = jax.jit(jax.value_and_grad(lambda a: pareto_khat(a).sum()))
+    value, gradient = total(jnp.asarray(array))
+    assert value == pytest.approx(expected.sum(), abs=1e-12)
+    np.testing.assert_array_equal(gradient, np.zeros((100, 3)))
 
 
 # Lengths and thresholds
