@@ -4,11 +4,11 @@ Each is a ``pyro.infer.ELBO``: it drops into ``pyro.infer.SVI``, and ``objective
 ``nn.Module`` whose output is a differentiable loss for ``torch.optim``.
 """
 
-from probgen.objectives.base import Estimate, Objective, PairLoss, Player
+from probgen.objectives.base import Estimate, Loss, Objective, PairLoss, Player
 from probgen.objectives.elbo import ELBO
 from probgen.objectives.iwae import IWAE
 from probgen.objectives.maximum_likelihood import MaximumLikelihood
 from probgen.objectives.miwae import MIWAE
 from probgen.objectives.renyi import Renyi
 
-__all__ = ["ELBO", "IWAE", "MIWAE", "Estimate", "MaximumLikelihood", "Objective", "PairLoss", "Player", "Renyi"]
+__all__ = ["ELBO", "IWAE", "MIWAE", "Estimate", "Loss", "MaximumLikelihood", "Objective", "PairLoss", "Player", "Renyi"]

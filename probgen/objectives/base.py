@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
 from probgen.objectives.gradients import require_reparameterized, score_function
 from probgen.programs import PairTerms, RunOptions, trace_pair
-from probgen.programs.param_scope import Program
+from probgen.programs.param_scope import Program, owner_of
 from probgen.programs.run import check_num_particles, guess_max_plate_nesting
 
 
@@ -43,18 +43,31 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What a player minimises, and what it tells about it.
+
+    Attributes:
+        total: a scalar with a gradient.
+        report: detached scalars by name, per datum, among them ``loss``; ``bound`` where there is one, in nats.
+    """
+
+    total: Tensor
+    report: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Player:
     """One side of an objective: it alone takes the gradient of ``loss`` and steps ``parameters``.
 
     Attributes:
         name: by which optimizers and metrics refer to it.
-        loss: arguments of the programs -> scalar loss.
+        loss: arguments of the programs -> :class:`Loss`.
         parameters: unconstrained leaf tensors by name.
         steps: optimizer steps each time it is its turn.
     """
 
     name: str
-    loss: Callable[..., Tensor]
+    loss: Callable[..., Loss]
     parameters: dict[str, Tensor]
     steps: int = 1
 
@@ -187,7 +200,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc]
 
     def players(self, pair: "PairLoss", parameters: dict[str, Tensor]) -> Sequence[Player]:
         """Who trains what, in order; here one player, who trains all ``parameters`` of the pair."""
-        return (Player("pair", pair.loss, parameters),)
+        return (Player("pair", pair.player_loss, parameters),)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         raise NotImplementedError("traces are read in probgen.programs alone")  # abstract in pyro.infer.ELBO
@@ -216,6 +229,10 @@ class PairLoss(nn.Module):
         self.objective = objective
         self.model = model
         self.guide = guide
+        for side, program in (("model", model), ("guide", guide)):
+            owner = owner_of(program)
+            if owner is not program and isinstance(owner, nn.Module):  # of a bound method, say
+                self.add_module(f"{side}_owner", owner)
         self._nesting = objective.max_plate_nesting
         self._checked_frozen = False
 
@@ -223,9 +240,10 @@ class PairLoss(nn.Module):
         """The differentiable loss on one minibatch."""
         return self.estimate(*args, **kwargs).loss
 
-    def loss(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As calling the module, without checking the observed values again."""
-        return self.estimate(*args, validate=False, **kwargs).loss
+    def player_loss(self, *args: Any, **kwargs: Any) -> Loss:
+        """As calling the module, on values that have been checked before."""
+        estimate = self.estimate(*args, validate=False, **kwargs)
+        return Loss(estimate.loss, {"loss": -estimate.value.detach().mean(), "bound": estimate.bound.mean()})
 
     def bound(self, *args: Any, **kwargs: Any) -> Tensor:
         """The plain bound per datum, ``[batch]``, in nats, without gradient."""
@@ -233,7 +251,11 @@ class PairLoss(nn.Module):
             return self.estimate(*args, **kwargs).bound
 
     def estimate(self, *args: Any, private: bool = True, validate: bool = True, **kwargs: Any) -> Estimate:
-        """Runs the pair and estimates the objective; see :class:`Estimate`.
+        """Runs the pair and estimates the objective; see :class:`Estimate` and, for the arguments, :meth:`terms`."""
+        return self.objective.estimate(self.terms(*args, private=private, validate=validate, **kwargs))
+
+    def terms(self, *args: Any, private: bool = True, validate: bool = True, **kwargs: Any) -> PairTerms:
+        """Runs the pair as the objective needs it.
 
         Args:
             *args: passed to both programs.
@@ -246,7 +268,7 @@ class PairLoss(nn.Module):
         options = RunOptions(
             num_particles=self.objective.num_particles,
             vectorize_particles=self.objective.vectorize_particles,
-            max_plate_nesting=self._max_plate_nesting(args, kwargs),
+            max_plate_nesting=self._max_plate_nesting(args, kwargs, validate=not tracing),
             freeze_guide=frozen,
             private=private,
             validate=validate and not tracing,
@@ -254,10 +276,10 @@ class PairLoss(nn.Module):
         )
         terms = trace_pair(self.model, self.guide, args, kwargs, options)
         self._checked_frozen |= options.check_frozen
-        return self.objective.estimate(terms)
+        return terms
 
-    def _max_plate_nesting(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    def _max_plate_nesting(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, validate: bool) -> float:
         vectorized = self.objective.vectorize_particles and self.objective.num_particles > 1
         if vectorized and math.isinf(self._nesting):
-            self._nesting = guess_max_plate_nesting(self.model, self.guide, args, kwargs)
+            self._nesting = guess_max_plate_nesting(self.model, self.guide, args, kwargs, validate=validate)
         return self._nesting

@@ -11,6 +11,7 @@ from probgen.core import bounds
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
 from probgen.objectives.base import Objective
 from probgen.programs import PairTerms, SiteTerm
+from probgen.programs.read import is_delta
 
 KL_ESTIMATES = ("monte-carlo", "analytic")
 
@@ -110,13 +111,17 @@ def analytic_kl(terms: PairTerms) -> Tensor:
     shared = tuple(site.name for site in terms.latents if site.p is not None)
     if shared != terms.model_order:
         raise UnsupportedObjective(
-            f'`kl="analytic"` needs a guide that samples its sites in the model\'s order, {_names(terms.model_order)}, but '
-            f'the guide\'s is {_names(shared)}; use `kl="monte-carlo"`'
+            f'`kl="analytic"` needs a guide that samples its sites in the model\'s order, {_names(terms.model_order)}, '
+            f'but the guide\'s is {_names(shared)}; use `kl="monte-carlo"`'
         )
     return sum((site.log_q if site.p is None else _site_kl(site) for site in terms.latents), start=0.0)  # type: ignore[return-value, misc]
 
 
 def _site_kl(site: SiteTerm) -> Tensor:
+    if is_delta(
+        site.q
+    ):  # a function of sites before it, as in Pyro's autoguides; Pyro's own KL forgets its log_density
+        return site.log_q - site.log_p  # type: ignore[operator]
     if not _same_layout(site.model_layout, site.layout):
         raise UnsupportedObjective(
             f"site '{site.name}' has another mask or scale in the model than in the guide, so its KL has no closed "

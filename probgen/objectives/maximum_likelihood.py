@@ -38,8 +38,8 @@ class MaximumLikelihood(Objective):
         """``log p(x)``, ``[1, batch]``."""
         if terms.latents:
             raise UnsupportedObjective(
-                f"MaximumLikelihood needs a model without latent sites, but '{terms.latents[0].name}' is latent; use `ELBO` "
-                "or `IWAE`, or sum the site out"
+                f"MaximumLikelihood needs a model without latent sites, but '{terms.latents[0].name}' is latent; use "
+                "`ELBO` or `IWAE`, or sum the site out"
             )
         return terms.log_weights
 

@@ -56,7 +56,7 @@ class Renyi(Objective):
         return bounds.renyi(integrand, self.alpha)
 
     def path_weights(self, integrand: Tensor) -> Tensor:
-        """alpha + (1 - alpha) v: with the particle's own v, ``alpha v + (1 - alpha) v^2`` reaches the guide."""
+        """``alpha + (1 - alpha) v``: with the particle's own v, ``alpha v + (1 - alpha) v^2`` reaches the guide."""
         return self.alpha + (1 - self.alpha) * normalized_weights((1 - self.alpha) * integrand)
 
     def __repr__(self) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from probgen.errors import DataError, ProgramError
+from probgen.errors import DataError, ProgramError, UnsupportedObjective
 
 Site = dict[str, Any]
 
@@ -33,10 +34,10 @@ def check_guide(trace: poutine.Trace) -> None:
 
 
 def check_pair(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    """Refuses a pair whose latent sites, event shapes or minibatches differ.
+    """Refuses a pair whose latent sites differ.
 
     Raises:
-        ProgramError: naming the site or plate.
+        ProgramError: naming the site.
     """
     model = {site["name"]: site for site in sample_sites(model_trace)}
     guide = {site["name"]: site for site in sample_sites(guide_trace)}
@@ -46,12 +47,11 @@ def check_pair(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
     for name, site in model.items():
         if not site["is_observed"] and name not in guide:
             raise ProgramError(
-                f"the model samples site '{name}', which the guide lacks (the guide has {_listing(guide)}); sample it in "
-                "the guide, observe it, or sum it out"
+                f"the model samples site '{name}', which the guide lacks (the guide has {_listing(guide)}); sample it "
+                "in the guide, observe it, or sum it out"
             )
     if not model:
         raise ProgramError("the model has no sample site, so there is nothing to infer or to fit")
-    _check_minibatches(model_trace, guide_trace)
 
 
 def _check_latent(name: str, site: Site, model: dict[str, Site]) -> None:
@@ -62,32 +62,58 @@ def _check_latent(name: str, site: Site, model: dict[str, Site]) -> None:
         )
     if model[name]["is_observed"]:
         raise ProgramError(f"site '{name}' is observed in the model, so the guide must not sample it")
-    check_event_shape(name, model[name]["fn"], site["fn"])
 
 
-def check_event_shape(name: str, p: Any, q: Any) -> None:
-    """Refuses a latent site whose event shape differs between model and guide.
+class Replay(poutine.replay_messenger.ReplayMessenger):
+    """Gives a program the samples of a trace, and sees at once where they cannot fit.
+
+    A plate that is passed ``subsample=`` keeps it: were it replaced, the program would go on using its own indices.
 
     Raises:
-        ProgramError: naming the site and both shapes.
+        ProgramError: a site whose event shape differs, before the program can fail on its value.
     """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            if msg["value"] is None:
+                super()._pyro_sample(msg)
+            return
+        super()._pyro_sample(msg)
+        if msg["done"] and not msg["is_observed"]:
+            _check_event_shape(msg["name"], msg["fn"], self.trace.nodes[msg["name"]]["fn"])  # type: ignore[union-attr]
+
+
+def _check_event_shape(name: str, p: Any, q: Any) -> None:
     if p.event_shape != q.event_shape:
         raise ProgramError(
-            f"site '{name}' has event shape {tuple(p.event_shape)} in the model but {tuple(q.event_shape)} in the guide; "
-            "they must be equal"
+            f"site '{name}' has event shape {tuple(p.event_shape)} in the model but {tuple(q.event_shape)} in the "
+            "guide; they must be equal"
         )
 
 
-def _check_minibatches(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+def check_minibatches(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+    """Refuses model and guide that were passed different indices of a subsampled plate.
+
+    Raises:
+        ProgramError: naming the plate.
+    """
     for name, node in guide_trace.nodes.items():
         other = model_trace.nodes.get(name)
-        if other is None or node["type"] != "sample" or not site_is_subsample(node) or other["value"] is node["value"]:
+        if other is None or node["type"] != "sample" or not site_is_subsample(node):
             continue
-        if other["value"].shape != node["value"].shape or not torch.equal(other["value"], node["value"]):
+        if not _same_indices(node, other):
             raise ProgramError(
                 f"model and guide see different minibatches of plate '{name}'; pass the same `subsample=` in both (for "
                 "Pyro's autoguides, `create_plates=` with a plate of that subsample)"
             )
+
+
+def _same_indices(guide: Site, model: Site) -> bool:
+    a, b = guide["value"], model["value"]
+    if a is b or (a.shape == b.shape and torch.equal(a, b)):
+        return True
+    # The guide's plate spans its minibatch alone: it has no indices that could be others than the model's.
+    return guide["fn"].size == len(a) == len(b) != model["fn"].size
 
 
 def check_support(site: Site) -> None:
@@ -110,21 +136,32 @@ def check_values(name: str, fn: Any, value: Tensor) -> None:
         index = _first(~torch.isfinite(value))
         raise DataError(f"site '{name}' observes {value[index].item()} at index {index}; data must be finite")
     try:
-        valid = fn.support.check(value)
+        bad = ~_entrywise(fn.support).check(value)
     except NotImplementedError:
         return
-    if bool(valid.all()):
+    if not bool(bad.any()):
         return
-    index = _first(~valid)
-    culprit = value[index].flatten()[0].item() if value[index].numel() else value[index]
+    while bad.dim() > value.dim():  # a support that differs between particles
+        bad = bad.any(0)
+    index = _first(bad)
     raise DataError(
-        f"site '{name}' observes {culprit:g} at index {index}, outside the support of {_family(fn)}, "
+        f"site '{name}' observes {_shown(value[index])} at index {index}, outside the support of {_family(fn)}, "
         f"{_constraint(fn.support)}{_cure(fn)}"
     )
 
 
+def _entrywise(constraint: Any) -> Any:
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return constraint
+
+
 def _first(bad: Tensor) -> tuple[int, ...]:
     return tuple(int(i) for i in bad.nonzero()[0])
+
+
+def _shown(value: Tensor) -> str:
+    return f"{value.item():g}" if value.dim() == 0 else str(value.tolist())
 
 
 def _base(fn: Any) -> Any:
@@ -159,13 +196,36 @@ def check_density_shape(site: Site, density: Tensor, depth: int) -> None:
         if density.shape[dim] != 1 and dim not in declared:
             raise ProgramError(
                 f"site '{site['name']}' has log-densities of shape {tuple(density.shape)}, but no plate declares "
-                f"dimension {dim} of size {density.shape[dim]}; put it into `pyro.plate(..., dim={dim})`, or make it part "
-                "of the event with `.to_event(1)`"
+                f"dimension {dim} of size {density.shape[dim]}; put it into `pyro.plate(..., dim={dim})`, or make it "
+                "part of the event with `.to_event(1)`"
             )
     if density.dim() > depth:
         raise ProgramError(
             f"site '{site['name']}' has log-densities of shape {tuple(density.shape)}, deeper than its plates ({depth})"
         )
+
+
+def check_cut(samples: Iterable[Tensor], densities: dict[str, Tensor]) -> None:
+    """Refuses a frozen guide whose densities depend on a trained tensor other than through its samples.
+
+    Raises:
+        UnsupportedObjective: naming the site; the tensor is one that Pyro was never told of.
+    """
+    seen = {sample.grad_fn for sample in samples}
+    for name, density in densities.items():
+        pending = [density.grad_fn]
+        while pending:
+            node = pending.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if type(node).__name__ == "AccumulateGrad":
+                raise UnsupportedObjective(
+                    f"the guide's density at site '{name}' uses a tensor with `requires_grad` that is not registered, "
+                    "so it cannot be frozen; declare it by `pyro.param` or `pyro.module`, make the guide a module that "
+                    'owns it, or use `gradient="pathwise"`'
+                )
+            pending.extend(child for child, _ in node.next_functions)
 
 
 def bad_density(site: Site, side: str, error: Exception) -> ProgramError:

@@ -18,11 +18,15 @@ import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import unwrap as unwrap_poutine
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from probgen.errors import ProgramError
 
 Program = Callable[..., Any]
 StoreState = dict[str, dict[str, Any]]
+
+# Which program declared a tensor by `pyro.param`. Not an attribute of the tensor: Pyro's store pickles those.
+_owners = WeakTensorKeyDictionary()
 
 
 def empty_state() -> StoreState:
@@ -148,14 +152,14 @@ def check_ownership(trace: pyro.poutine.Trace, program: Program, pair: tuple[Pro
 
 
 def _claim(name: str, value: torch.Tensor, program: Program, pair: tuple[Program, ...]) -> None:
-    reference = getattr(value, "_probgen_owner", None)
+    reference = _owners.get(value)
     owner = None if reference is None else reference()
     if owner is None:
-        value._probgen_owner = weakref.ref(owner_of(program))  # type: ignore[attr-defined]
+        _owners[value] = weakref.ref(owner_of(program))
     elif not any(owner is owner_of(member) for member in pair):
         raise ProgramError(
-            f"the parameter '{name}' in Pyro's store belongs to another program, `{getattr(owner, '__name__', owner)}`: "
-            "two pairs would share it. Rename one, call `pyro.clear_param_store()`, or run each pair inside "
+            f"the parameter '{name}' in Pyro's store belongs to another program, `{getattr(owner, '__name__', owner)}`"
+            ": two pairs would share it. Rename one, call `pyro.clear_param_store()`, or run each pair inside "
             "`pyro.get_param_store().scope()`"
         )
 
@@ -175,12 +179,17 @@ def frozen(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
 
 @contextmanager
 def preserved_buffers(*programs: object) -> Iterator[None]:
-    """Puts back module buffers (running statistics) that a trial or second run has moved."""
-    buffers = [b for p in programs if isinstance(p, nn.Module) for b in p.buffers()]
-    saved = [b.clone() for b in buffers]
+    """Runs its body on copies of the module buffers, so that a trial or second run moves no running statistics.
+
+    (Writing old values back would spoil the graph of a first run that has read a buffer, such as a mask.)
+    """
+    modules = [module for program in programs if isinstance(program, nn.Module) for module in program.modules()]
+    buffers = [(m._buffers, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
+    copies = {buffer: buffer.clone() for _, _, buffer in buffers}
+    for owner, name, buffer in buffers:
+        owner[name] = copies[buffer]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, saved, strict=True):
-                buffer.copy_(value)
+        for owner, name, buffer in buffers:
+            owner[name] = buffer

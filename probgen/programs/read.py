@@ -72,7 +72,7 @@ def read_terms(
             observed=False,
             local=bool(plates(site)),
             reparameterized=bool(site["fn"].has_rsample),
-            point=not random and _is_delta(site["fn"]),
+            point=not random and is_delta(site["fn"]),
             p=model[name]["fn"] if name in model else None,
             q=site["fn"],
             layout=layout(site),
@@ -111,7 +111,8 @@ def read_terms(
     )
 
 
-def _is_delta(fn: Any) -> bool:
+def is_delta(fn: Any) -> bool:
+    """Whether a distribution is a point, perhaps under transforms or independent dimensions."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return isinstance(fn, dist.Delta)
@@ -134,8 +135,8 @@ def _batch_plates(sites: list[Site], batch_plate: str | None) -> list[Any]:
         if batch_plate not in common:
             outside = [s["name"] for s in sites if batch_plate not in {f.name for f in plates(s)}]
             raise ProgramError(
-                f"`batch_plate='{batch_plate}'` does not enclose site '{outside[0]}', so there is no log-weight per datum; "
-                "leave `batch_plate` out for joint weights"
+                f"`batch_plate='{batch_plate}'` does not enclose site '{outside[0]}', so there is no log-weight per "
+                "datum; leave `batch_plate` out for joint weights"
             )
         common = [batch_plate]
     for site in sites:

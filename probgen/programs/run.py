@@ -12,9 +12,19 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from probgen.errors import ArgumentError, ProbgenError, UnsupportedObjective
-from probgen.programs.checks import bad_density, check_guide, check_pair, check_support, sample_sites
+from probgen.programs.checks import (
+    Replay,
+    bad_density,
+    check_cut,
+    check_guide,
+    check_minibatches,
+    check_pair,
+    check_support,
+    sample_sites,
+)
 from probgen.programs.param_scope import (
     Program,
     StoreState,
@@ -157,17 +167,37 @@ def trace_pair(
 
 
 def guess_max_plate_nesting(
-    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any], *, validate: bool = True
 ) -> int:
     """The depth of the pair's plates, by a trial run that leaves generators and buffers as they were."""
     with trial(model, guide or no_guide):
-        return _record(_Pair(model, guide or no_guide, args, kwargs), RunOptions(validate=False)).nesting
+        return _record(_Pair(model, guide or no_guide, args, kwargs), RunOptions(validate=validate)).nesting
+
+
+def declared_parameters(
+    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Tensor]:
+    """The unconstrained tensors that a pair registers with Pyro, by their names there, by a trial run."""
+    pair = _Pair(model, guide or no_guide, args, kwargs)
+    options = RunOptions(validate=False)
+    with trial(pair.model, pair.guide):
+        guided = _run(pair, pair.guide, options, None)
+        modelled = _run(pair, pair.model, options, guided.trace)
+    return guided.parameters | modelled.parameters
+
+
+def event_shapes(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Size]:
+    """The event shapes of a program's latent sites when it runs on its own, by name, by a trial run."""
+    with trial(program):
+        trace = _run(_Pair(program, program, args, kwargs), program, RunOptions(validate=False), None).trace
+    return {site["name"]: site["fn"].event_shape for site in sample_sites(trace) if not site["is_observed"]}
 
 
 @contextmanager
 def trial(*programs: Program) -> Iterator[None]:
-    """A run that only looks: no gradients, no effect on generators, buffers or outer Pyro handlers."""
+    """A run that only looks: no gradients, no effect on generators, buffers, outer Pyro handlers or a traced graph."""
     with ExitStack() as contexts:
+        contexts.enter_context(disable_proxy_modes_tracing())
         contexts.enter_context(preserved_rng())
         contexts.enter_context(preserved_buffers(*map(owner_of, programs)))
         contexts.enter_context(torch.no_grad())
@@ -200,11 +230,13 @@ def _record(pair: _Pair, options: RunOptions, minibatch: poutine.Trace | None = 
         log_q = _frozen_densities(pair, guide_trace, options, guide)
         if options.check_frozen:
             _check_frozen(_densities(guide.trace, "guide"), log_q)
+            check_cut([site["value"] for site in sample_sites(guide_trace)], log_q)
     else:
         log_q = _densities(guide_trace, "guide")
-    model_trace = _run(pair, pair.model, options, guide_trace).trace
+    model_trace = _run(pair, pair.model, options, _joined(guide_trace, minibatch)).trace
     check_pair(model_trace, guide_trace)
     if options.validate:
+        check_minibatches(model_trace, guide_trace)
         for site in sample_sites(model_trace):
             if site["is_observed"]:
                 check_support(site)
@@ -242,7 +274,7 @@ def _run(
         store = contexts.enter_context(private_store(state) if options.private else users_store(program))
         recorder = contexts.enter_context(poutine.trace())
         if replayed is not None:
-            contexts.enter_context(poutine.replay(trace=replayed))
+            contexts.enter_context(Replay(replayed))
         if options.num_particles > 1:
             dim = -1 - int(options.max_plate_nesting)
             contexts.enter_context(pyro.plate(PARTICLES, options.num_particles, dim=dim))
@@ -303,6 +335,17 @@ def _check_frozen(own: Densities, frozen_guide: Densities) -> None:
                 f"running the guide twice on the same samples gives another log-density at site '{name}' (dropout, or "
                 'other noise of its own); put that layer into eval mode, or use `gradient="pathwise"`'
             )
+
+
+def _joined(guide: poutine.Trace, minibatch: poutine.Trace | None) -> poutine.Trace:
+    """The guide's trace with the indices of plates that only the model has."""
+    if minibatch is None:
+        return guide
+    joined = guide.copy()
+    for name, node in minibatch.nodes.items():
+        if name not in joined.nodes:
+            joined.add_node(name, **node)
+    return joined
 
 
 def _indices(*traces: poutine.Trace) -> poutine.Trace:

@@ -1,0 +1,73 @@
+# VENV=.venv is made by the first target that needs it. `make VENV= ...` uses $(PYTHON) as it is and installs nothing.
+VENV ?= .venv
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+ifeq ($(strip $(VENV)),)
+PY := $(PYTHON)
+PROBGEN := $(PY) -c 'import sys; from probgen.cli.main import main; sys.exit(main())'
+INSTALLED :=
+else
+PY := $(VENV)/bin/python
+PROBGEN := $(VENV)/bin/probgen
+INSTALLED := $(VENV)/.installed
+# One stamp: as long as neither file is newer, nothing is installed again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "probgen needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12" >&2; \
+	  exit 2; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+endif
+
+# Several test processes with one thread each; more threads would only compete.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL: # typecheck and wheel share build/
+.PHONY: help install demo test lint format typecheck wheel bench bench-mnist reproduce-zoo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: VENV=$(VENV) PYTHON=$(PYTHON) WORKERS=$(WORKERS), and ARGS for the command's own options."
+
+install: $(INSTALLED) ## make the virtual environment and install probgen into it, editable
+
+demo: $(INSTALLED) ## train, evaluate and compare small models on the digits that come with scikit-learn
+	$(PROBGEN) compare --run-dir runs/demo --overwrite $(ARGS)
+
+test: $(INSTALLED) ## run the tests, WORKERS at a time; ARGS='-k name' picks some
+	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(INSTALLED) ## check style and layout with ruff
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(INSTALLED) ## let ruff mend what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+typecheck: $(INSTALLED) ## check the types of the package as it is installed
+	rm -rf build
+	$(PY) -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation --target build/typed .
+	$(PY) -m mypy build/typed/probgen
+
+# A stale build/ would put deleted modules into the wheel. The wheel is built from the source archive, which so is tried too.
+wheel: $(INSTALLED) ## build the source archive and the wheel into dist/
+	rm -rf build dist
+	$(PY) -m build --no-isolation
+
+bench: $(INSTALLED) ## time a training step
+	$(PY) benchmarks/step_time.py $(ARGS)
+
+bench-mnist: $(INSTALLED) ## train the importance-weighted autoencoder on MNIST (needs PROBGEN_DATA)
+	$(PY) benchmarks/mnist_iwae.py $(ARGS)
+
+reproduce-zoo: $(INSTALLED) ## train and evaluate every registered model
+	$(PY) benchmarks/zoo.py $(ARGS)
+
+clean: ## remove what the other targets built; runs/ and the virtual environment stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,99 @@
+"""``probgen compare``: its options. What they do is in :mod:`probgen.cli.comparing`, which imports torch."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from probgen.registry import names
+
+# What a digit's 64 pixels need and 1,437 training data support; the comparison takes about 100 s on two cores.
+MODEL = "vae:hidden=(200,),latent_dim=16"
+OBJECTIVES = (
+    "elbo",
+    "elbo:kl=analytic",
+    "elbo:beta=4.0",
+    "iwae:num_particles=5",
+    "iwae:num_particles=50",
+    "renyi:alpha=0.5",
+)
+
+
+def _names(kind: str) -> str:
+    return ", ".join(names(kind))
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train one model with several objectives and compare their bounds on held-out data.
+
+    Models, guides and objectives are written as specs: a name, then arguments as Python literals, such as
+    vae:latent_dim=8,hidden=(100,50) or iwae:num_particles=50,gradient=dreg. Quote what the shell would read.
+    """
+
+    data: str = "digits"
+    """Name of a data set (digits, mnist, mnist_fixed_binarized, omniglot), or a path to IDX, .npz or .npy files."""
+
+    split: str = "train+valid"
+    """What is trained on: train, valid, test, parts joined by +, or all."""
+
+    eval_split: str = "test"
+    """What is evaluated on."""
+
+    binarize: Literal["dynamic", "fixed", "threshold", "none"] = "dynamic"
+    """Grey values to bits: a fresh draw in every batch, one draw, x > 0.5, or not at all."""
+
+    event_shape: tuple[int, ...] = ()
+    """Shape of one datum, such as 1 28 28; flat if it is not given."""
+
+    model: Annotated[
+        str, arg(help=f"Spec of the model; event_shape is that of the data. One of {_names('model')}.")
+    ] = MODEL
+
+    guide: Annotated[
+        str,
+        arg(help=f"Spec of the guide, which takes over the model's sizes; or none. One of {_names('guide')}."),
+    ] = "amortized-normal"
+
+    objectives: Annotated[
+        tuple[str, ...], arg(help=f"Specs of the objectives, of {_names('objective')}.", metavar="SPEC [SPEC ...]")
+    ] = OBJECTIVES
+
+    num_epochs: int = 150
+    """Passes over the data."""
+
+    batch_size: int = 100
+    """Data per step, and per minibatch of the evaluation."""
+
+    learning_rate: float = 3e-3
+    """Of Adam."""
+
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes on: half a cosine down to 0, or constant."""
+
+    capture: bool = True
+    """Capture the training step as one graph: the same numbers, faster for small networks."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Of weights and training; each one trains all objectives again."""
+
+    num_particles: int = 1000
+    """Of the evaluation, per datum."""
+
+    accelerator: str = "auto"
+    """auto, or a device such as cpu or cuda."""
+
+    run_dir: str = "runs/compare"
+    """Folder for config.json, metrics.jsonl, comparison.csv and comparison.png."""
+
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace an earlier comparison in that folder."""
+
+    debug: FlagCreatePairsOff[bool] = False
+    """Show the traceback of an error."""
+
+    def run(self) -> None:
+        """Trains, evaluates, prints the table."""
+        from probgen.cli.comparing import run
+
+        run(self)

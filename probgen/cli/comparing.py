@@ -1,0 +1,116 @@
+"""What ``probgen compare`` does."""
+
+import functools
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from probgen import registry
+from probgen.cli.compare_command import Compare
+from probgen.comparison import RunSpec, compare, grid
+from probgen.config import canonical, parameters, parse_spec
+from probgen.data import Dataset, load
+from probgen.errors import ArgumentError
+from probgen.objectives import Objective
+from probgen.seeding import seeded
+from probgen.svi import warmup_cosine
+
+
+def run(options: Compare) -> None:
+    """Loads, trains, evaluates; the table goes to standard output, everything else to standard error."""
+    data, eval_data = _data(options)
+    specs = _specs(options, data)
+    comparison = compare(
+        specs,
+        data,
+        eval_data=eval_data,
+        seeds=options.seeds,
+        num_epochs=options.num_epochs,
+        batch_size=options.batch_size,
+        num_particles=options.num_particles,
+        accelerator=options.accelerator,
+        run_dir=options.run_dir,
+        overwrite=options.overwrite,
+        config={"command": asdict(options)},
+    )
+    print(comparison.to_text(), flush=True)
+    print(f"probgen: figure, table, metrics and settings are in {options.run_dir}", file=sys.stderr)
+
+
+def _data(options: Compare) -> tuple[Dataset, Dataset]:
+    shape = options.event_shape or None
+    data, eval_data = (
+        load(options.data, split=split, binarize=options.binarize, event_shape=shape)
+        for split in (options.split, options.eval_split)
+    )
+    return (data.labelled(), eval_data.labelled()) if _takes_labels(options.model) else (data, eval_data)
+
+
+def _takes_labels(spec: str) -> bool:
+    return "num_classes" in (parameters(registry.get("model", parse_spec(spec)[0])) or {})
+
+
+def _specs(options: Compare, data: Dataset) -> dict[str, RunSpec]:
+    """Everything that specs say, parsed and built once, so that nothing is wrong later."""
+    model = functools.partial(registry.parse, "model", options.model, **_model_defaults(options, data))
+    guide = _guide(options, data)
+    with seeded(0):  # for their own messages, before a run's name stands in front of them
+        model()
+        if guide is not None:
+            guide()
+    objectives = _objectives(options.objectives)
+    if options.learning_rate <= 0:
+        raise ArgumentError(f"`--learning-rate` must be above 0, got {options.learning_rate}")
+    return grid(
+        model,
+        guide,
+        objectives,
+        functools.partial(torch.optim.Adam, lr=options.learning_rate),
+        schedule=warmup_cosine() if options.schedule == "cosine" else None,
+        capture=options.capture,
+    )
+
+
+def _objectives(specs: tuple[str, ...]) -> dict[str, Objective]:
+    if not specs:
+        raise ArgumentError("`--objectives` needs at least one spec, such as 'elbo'")
+    repeated = next((spec for i, spec in enumerate(specs) if spec in specs[:i]), None)
+    if repeated is not None:
+        raise ArgumentError(
+            f"`--objectives` names '{repeated}' twice; name each once, and repeat training by `--seeds`"
+        )
+    return {spec: registry.parse("objective", spec) for spec in specs}
+
+
+def _model_defaults(options: Compare, data: Dataset) -> dict[str, Any]:
+    """What the data decide: their shape, the number of classes, and for bits the output's bias (Burda et al. 2016)."""
+    defaults = _shared_defaults(options, data)
+    if _likelihood(options.model) == "bernoulli":
+        defaults["data_mean"] = data.mean
+    return defaults
+
+
+def _shared_defaults(options: Compare, data: Dataset) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"event_shape": data.event_shape, "data_dim": data.x[0].numel()}
+    if _takes_labels(options.model) and data.y is not None:
+        defaults["num_classes"] = int(data.y.max()) + 1
+    return defaults
+
+
+def _likelihood(spec: str) -> str:
+    """The name of the model's likelihood; empty if it is none that has a name."""
+    name, arguments = parse_spec(spec)
+    known = parameters(registry.get("model", name)) or {}
+    default = known["likelihood"].default if "likelihood" in known else ""
+    value = arguments.get("likelihood", default)
+    return canonical(value.partition(":")[0]) if isinstance(value, str) else ""
+
+
+def _guide(options: Compare, data: Dataset) -> functools.partial[Any] | None:
+    """The guide's factory: what it shares with the model, such as `latent_dim` and `hidden`, need not be said again."""
+    if options.guide == "none":
+        return None
+    arguments = _shared_defaults(options, data) | parse_spec(options.model)[1]
+    return functools.partial(registry.parse, "guide", options.guide, **arguments)

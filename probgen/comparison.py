@@ -1,0 +1,422 @@
+"""Objectives side by side: the same weights, data, steps and evaluation, and one table of what came out."""
+
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from probgen import __version__
+from probgen.data import Dataset
+from probgen.errors import ArgumentError, ArgumentTypeError, MissingExtra, ProbgenError
+from probgen.evidence import Evidence, Row, evaluate, summarize
+from probgen.nets.arguments import positive_int
+from probgen.objectives import Objective
+from probgen.plots.comparison_figure import as_png, plot_comparison
+from probgen.plots.folder import RunFolder, describe, write_atomically
+from probgen.plots.table import Column, to_csv, to_markdown, to_text
+from probgen.programs.param_scope import Program, StoreState
+from probgen.seeding import seeded
+from probgen.svi import SVI, EpochReport
+from probgen.svi.batches import as_call, open_batches
+from probgen.svi.parameters import trained_parameters
+from probgen.svi.players import OptimFactory
+from probgen.svi.preflight import first_batch, preflight
+from probgen.svi.schedules import Schedule
+
+EVAL_SEED = 0  # of the draw of dynamic data and of the particles: the same for every run
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What is trained, and how.
+
+    Attributes:
+        model: a callable without arguments that builds the model, so that every run has weights of its own.
+        guide: likewise the guide; None for models without latent sites.
+        optim: a callable from parameters to a torch optimizer; see :class:`probgen.SVI`.
+        objective: what is optimised.
+        schedule: multiplies the learning rate; see :func:`probgen.svi.warmup_cosine`.
+        max_grad_norm: clips the norm of the gradient.
+        ema_decay: keeps a moving average of the parameters, which is then what is evaluated.
+        capture: capture the step as one graph; see :class:`probgen.SVI`.
+    """
+
+    model: Callable[[], Program]
+    guide: Callable[[], Program | None] | None
+    optim: OptimFactory
+    objective: Objective
+    schedule: Schedule | None = None
+    max_grad_norm: float | None = None
+    ema_decay: float | None = None
+    capture: bool = False
+
+    def build(self, seed: int, accelerator: str = "auto") -> SVI:
+        """A fresh pair, its weights drawn under ``seed``, in a loop that has not run yet."""
+        with seeded(seed):
+            model, guide = self.model(), None if self.guide is None else self.guide()
+        return SVI(
+            model,
+            guide,
+            self.optim,
+            self.objective,
+            schedule=self.schedule,
+            max_grad_norm=self.max_grad_norm,
+            ema_decay=self.ema_decay,
+            accelerator=accelerator,
+            capture=self.capture,
+        )
+
+
+def grid(
+    model: Callable[[], Program],
+    guide: Callable[[], Program | None] | None,
+    objectives: Mapping[str, Objective],
+    optim: OptimFactory,
+    **options: Any,
+) -> dict[str, RunSpec]:
+    """One :class:`RunSpec` for each objective, alike in everything else; :func:`compare` adds the seeds.
+
+    Args:
+        model: builds the model.
+        guide: builds the guide, or None.
+        objectives: by label.
+        optim: a callable from parameters to a torch optimizer.
+        **options: further fields of :class:`RunSpec`.
+
+    Example:
+        >>> from probgen.guides import AmortizedNormal
+        >>> from probgen.models import VAE
+        >>> from probgen.objectives import ELBO, IWAE
+        >>> adam = functools.partial(torch.optim.Adam, lr=1e-3)
+        >>> list(grid(VAE, AmortizedNormal, {"elbo": ELBO(), "iwae": IWAE(num_particles=5)}, adam))
+        ['elbo', 'iwae']
+    """
+    return {label: RunSpec(model, guide, optim, objective, **options) for label, objective in objectives.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One trained pair and its evaluation.
+
+    Attributes:
+        label: of the spec.
+        seed: of weights and training.
+        model: as trained; of parameters with a moving average, the average.
+        guide: likewise, or None.
+        evidence: on the held-out data.
+        losses: ``[num_steps]``, nats per datum.
+        ms_per_step: median time of a training step, in milliseconds.
+    """
+
+    label: str
+    seed: int
+    model: Program = field(repr=False)
+    guide: Program | None = field(repr=False)
+    evidence: Evidence
+    losses: Tensor = field(repr=False)
+    ms_per_step: float
+    _store: StoreState = field(repr=False)
+
+    @contextmanager
+    def parameters(self) -> Iterator[None]:
+        """Runs its body with this run's ``pyro.param`` statements in Pyro's store, as its programs need."""
+        with pyro.get_param_store().scope(self._store):  # type: ignore[arg-type]
+            yield
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """What :func:`compare` returns.
+
+    Attributes:
+        runs: every run, seeds outermost, in the order in which they ran.
+        eval_data: the held-out data as they were evaluated.
+        settings: what is in ``config.json``.
+    """
+
+    runs: tuple[Run, ...]
+    eval_data: Any
+    settings: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in their order."""
+        return tuple(dict.fromkeys(run.label for run in self.runs))
+
+    @property
+    def rows(self) -> list[Row]:
+        """One :class:`probgen.evidence.Row` for each label."""
+        runs = {label: [run for run in self.runs if run.label == label] for label in self.labels}
+        return summarize(
+            {label: [run.evidence for run in members] for label, members in runs.items()},
+            {label: [run.ms_per_step for run in members] for label, members in runs.items()},
+        )
+
+    @property
+    def best(self) -> Row:
+        """The row with the highest log p(x); rows without one come last."""
+        return max(self.rows, key=lambda row: -math.inf if math.isnan(row.log_prob) else row.log_prob)
+
+    def to_text(self) -> str:
+        """An aligned table for the terminal, with a line that says what the columns are."""
+        return f"{to_text(self._columns(), self.rows)}\n\n{self._caption()}"
+
+    def to_markdown(self) -> str:
+        """The table in Markdown."""
+        return to_markdown(self._columns(), self.rows)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes all fields of the rows, at full precision."""
+        write_atomically(Path(path), to_csv(self.rows).encode())
+
+    def to_dataframe(self) -> Any:
+        """The rows as a ``pandas.DataFrame``, indexed by label.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtra("`to_dataframe` needs pandas: pip install pandas") from error
+        return pd.DataFrame([asdict(row) for row in self.rows]).set_index("label")
+
+    def __repr__(self) -> str:
+        return f"Comparison(\n{self.to_text()}\n)"
+
+    def _columns(self) -> list[Column]:
+        several = len(self.runs) > len(self.labels)
+        threshold = max(run.evidence.khat_threshold for run in self.runs)  # that of one draw, if exact, is -inf
+        columns = [
+            Column("objective", "label"),
+            Column("log p(x)", "log_prob", ".3f"),
+            Column("s.e.", "standard_error", ".3f"),
+            Column("MC s.e.", "monte_carlo_error", ".3f"),
+            Column("seed s.e.", "seed_error", ".3f"),
+            Column("behind", "behind", ".3f"),
+            Column("s.e.", "behind_error", ".3f"),
+            Column("ELBO", "elbo", ".3f"),
+            Column("gap", "gap", ".3f"),
+            Column("KL", "kl", ".3f"),
+            Column("active", "active_units", ".3g"),
+            Column("ESS", "ess", ".1f"),
+            Column(f"k-hat>{max(threshold, 0.0):.2f}", "khat_share", ".1%"),
+            Column("ms/step", "ms_per_step", ".2f"),
+            Column("kind", "kind"),
+        ]
+        return [column for column in columns if several or column.field != "seed_error"]
+
+    def _caption(self) -> str:
+        evidence = self.runs[0].evidence
+        seeds = len({run.seed for run in self.runs})
+        return (
+            f"Nats per datum on {len(evidence.log_prob)} held-out data; {evidence.num_particles} particles; "
+            f"{seeds} seed{'s' if seeds > 1 else ''}. s.e.: standard error over the data, MC: over the particles; "
+            "behind: the best, in pairs."
+        )
+
+
+def compare(
+    runs: Mapping[str, RunSpec],
+    data: Any,
+    *,
+    eval_data: Any,
+    seeds: Sequence[int] = (0,),
+    num_epochs: int | None = None,
+    num_steps: int | None = None,
+    batch_size: int = 100,
+    num_particles: int = 1000,
+    accelerator: str = "auto",
+    run_dir: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    config: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Trains every run for every seed and evaluates all of them alike.
+
+    At one seed all runs start from the same weights if their factories do the same, and see the same minibatches; all
+    are evaluated on the same data with the same seed. Everything that can be refused is refused before the first step.
+
+    Args:
+        runs: specs by label; see :func:`grid`.
+        data: training data, as for :meth:`probgen.SVI.run`.
+        eval_data: held-out data, as for :func:`probgen.evaluate`; of dynamically binarized data one fixed draw.
+        seeds: of weights and training.
+        num_epochs: passes over the data; either this or ``num_steps``.
+        num_steps: optimizer steps.
+        batch_size: data per step, and per minibatch of the evaluation.
+        num_particles: of the evaluation, per datum.
+        accelerator: ``"auto"`` or a device; see :class:`probgen.SVI`.
+        run_dir: a folder for ``config.json``, ``metrics.jsonl`` (a line per run and epoch), ``comparison.csv`` and
+            ``comparison.png``.
+        overwrite: whether ``run_dir`` may exist and hold files; those of an earlier comparison are then replaced, and
+            others are left alone.
+        progress: show training and evaluation on standard error.
+        config: further entries of ``config.json``, JSON values.
+
+    Returns:
+        A :class:`Comparison`.
+
+    Raises:
+        ArgumentError: no runs, no or repeated seeds, two runs that share weights, a folder in use, or as for
+            :meth:`probgen.SVI.run`.
+        ProbgenError: whatever :meth:`probgen.SVI.run` and :func:`probgen.evaluate` refuse.
+
+    Example:
+        >>> from probgen.guides import AmortizedNormal
+        >>> from probgen.models import PPCA
+        >>> from probgen.objectives import ELBO, IWAE
+        >>> specs = grid(
+        ...     functools.partial(PPCA, 3, 1),
+        ...     functools.partial(AmortizedNormal, (3,), 1, (4,)),
+        ...     {"elbo": ELBO(), "iwae": IWAE(num_particles=5)},
+        ...     functools.partial(torch.optim.Adam, lr=1e-2),
+        ... )
+        >>> x = torch.randn(50, 3)
+        >>> compare(specs, x, eval_data=x[:20], num_epochs=1, num_particles=50, progress=False).labels
+        ('elbo', 'iwae')
+    """
+    seeds = _check(runs, seeds, num_epochs, num_steps)
+    folder = None if run_dir is None else RunFolder(Path(run_dir), overwrite=overwrite)
+    if isinstance(eval_data, Dataset) and eval_data.binarize == "dynamic":
+        eval_data = eval_data.fixed(EVAL_SEED)
+    _rehearse(runs, data, eval_data, seeds[0], batch_size, accelerator)
+    length = {"num_epochs": num_epochs, "num_steps": num_steps, "batch_size": batch_size}
+    settings = _settings(runs, data, eval_data, length, seeds, num_particles, accelerator) | dict(config or {})
+    if folder is not None:
+        folder.open(settings)
+    done: list[Run] = []
+    for seed in seeds:
+        for label, spec in runs.items():
+            callbacks = [] if folder is None else [_logger(folder, label, seed)]
+            shown = (f"{label}, seed {seed}" if len(seeds) > 1 else label) if progress else False
+            options = {**length, "seed": seed, "eval_data": eval_data, "callbacks": callbacks, "progress": shown}
+            with _named(label, seed):
+                done.append(_run(label, spec, seed, data, options, accelerator, num_particles))
+            if folder is not None:
+                rows = Comparison(tuple(done), eval_data, settings).rows
+                folder.write("comparison.csv", to_csv(rows).encode())  # also of a comparison that is cut short
+    comparison = Comparison(tuple(done), eval_data, settings)
+    if folder is not None:
+        folder.write("comparison.png", as_png(plot_comparison(comparison)))
+    return comparison
+
+
+def _logger(folder: RunFolder, label: str, seed: int) -> Callable[[EpochReport], None]:
+    return lambda report: folder.log({"label": label, "seed": seed} | asdict(report))
+
+
+def _check(
+    runs: Mapping[str, RunSpec], seeds: Sequence[int], num_epochs: int | None, num_steps: int | None
+) -> tuple[int, ...]:
+    if not isinstance(runs, Mapping) or not all(isinstance(spec, RunSpec) for spec in runs.values()):
+        raise ArgumentTypeError("`runs` must be a dictionary from labels to `RunSpec`; see `probgen.comparison.grid`")
+    if not runs:
+        raise ArgumentError("`runs` is empty: at least one run is required")
+    if isinstance(seeds, int) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
+        raise ArgumentError(f"`seeds` must be a sequence of whole numbers such as (0, 1, 2), got {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise ArgumentError(f"`seeds` must differ, got {seeds!r}")
+    if (num_epochs is None) == (num_steps is None):
+        raise ArgumentError("pass one of `num_epochs` and `num_steps`")
+    for name, value in (("num_epochs", num_epochs), ("num_steps", num_steps)):
+        if value is not None:
+            positive_int(name, value)
+    return tuple(seeds)
+
+
+@contextmanager
+def _named(label: str, seed: int) -> Iterator[None]:
+    """Puts the run's label in front of an error's message."""
+    try:
+        yield
+    except ProbgenError as error:
+        raise type(error)(f"run '{label}', seed {seed}: {error}") from error
+
+
+def _rehearse(
+    runs: Mapping[str, RunSpec], data: Any, eval_data: Any, seed: int, batch_size: int, accelerator: str
+) -> None:
+    """Builds every pair, runs objective and evaluation once, and sees to it that no two runs share weights."""
+    seen: dict[int, tuple[str, Tensor]] = {}
+    first = next(iter(runs))
+    for label, spec in [*runs.items(), (first, runs[first])]:  # twice the first: seeds must not share weights either
+        with _named(label, seed), pyro.get_param_store().scope():
+            svi = spec.build(seed, accelerator)
+            args, kwargs = as_call(first_batch(open_batches(data, batch_size, svi.device)))
+            preflight(svi.pair, args, kwargs)
+            for name, value in trained_parameters(svi.model, svi.guide, args, kwargs).items():
+                if id(value) in seen:
+                    raise ArgumentError(
+                        f"shares the parameter '{name}' with another run of '{seen[id(value)][0]}'; `model` and `guide` "
+                        "of a RunSpec must build fresh ones at every call: `functools.partial(VAE, (64,))`, not "
+                        "`lambda: vae`"
+                    )
+                seen[id(value)] = label, value
+            evaluate(svi.model, svi.guide, eval_data, num_particles=2, batch_size=batch_size)
+
+
+def _run(
+    label: str,
+    spec: RunSpec,
+    seed: int,
+    data: Any,
+    options: Mapping[str, Any],
+    accelerator: str,
+    num_particles: int,
+) -> Run:
+    """Trains and evaluates in a scope of Pyro's store."""
+    with pyro.get_param_store().scope() as store:
+        svi = spec.build(seed, accelerator)
+        result = svi.run(data, **options)
+        with torch.no_grad():
+            for name, value in result.state.averaged.items():
+                svi.parameters[name].copy_(value)
+        evidence = evaluate(
+            svi.model,
+            svi.guide,
+            options["eval_data"],
+            num_particles=num_particles,
+            batch_size=options["batch_size"],
+            seed=EVAL_SEED,
+            progress=bool(options["progress"]) and sys.stderr.isatty(),
+        )
+    return Run(label, seed, svi.model, svi.guide, evidence, result.losses, result.state.ms_per_step, store)  # type: ignore[arg-type]
+
+
+def _settings(
+    runs: Mapping[str, RunSpec],
+    data: Any,
+    eval_data: Any,
+    length: Mapping[str, Any],
+    seeds: Sequence[int],
+    num_particles: int,
+    accelerator: str,
+) -> dict[str, Any]:
+    versions = {"probgen": __version__, "python": platform.python_version()}
+    versions |= {"torch": torch.__version__, "pyro": pyro.__version__}
+    return {
+        "runs": {
+            label: {f.name: describe(getattr(spec, f.name)) for f in fields(RunSpec)} for label, spec in runs.items()
+        },
+        "data": describe(data),
+        "eval_data": describe(eval_data),
+        **length,
+        "seeds": list(seeds),
+        "eval_seed": EVAL_SEED,
+        "num_particles": num_particles,
+        "accelerator": accelerator,
+        "versions": versions,
+        "machine": platform.machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

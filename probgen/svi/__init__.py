@@ -1,0 +1,7 @@
+"""Stochastic variational inference: the loop that trains any (model, guide, objective)."""
+
+from probgen.svi.loop import SVI
+from probgen.svi.schedules import warmup_cosine
+from probgen.svi.state import EpochReport, SVIResult, SVIState
+
+__all__ = ["SVI", "EpochReport", "SVIResult", "SVIState", "warmup_cosine"]

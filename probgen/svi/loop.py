@@ -1,0 +1,294 @@
+"""The loop: players take turns, and the loop knows nothing of what they play."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from probgen.errors import ArgumentError, DivergedError
+from probgen.objectives import Objective
+from probgen.programs.param_scope import Program
+from probgen.seeding import seeded
+from probgen.svi import parameters as params
+from probgen.svi.arguments import check_callable, check_number, check_objective, check_seed, device_of
+from probgen.svi.batches import Batches, Call, Stream, as_call, open_batches, size_of, to_device
+from probgen.svi.capture import CapturedSeat
+from probgen.svi.divergence import bad_parameter, cause
+from probgen.svi.fetch import Fetched
+from probgen.svi.plan import Callback, Plan
+from probgen.svi.players import OptimFactory, Seat, check_optim, seat
+from probgen.svi.preflight import check_data, first_batch, preflight, rehearsal
+from probgen.svi.schedules import Schedule, multiplier
+from probgen.svi.state import SVIResult, SVIState
+from probgen.svi.training import Training
+
+
+class SVI:
+    """Trains a (model, guide) pair on an objective.
+
+    Args:
+        model: a Pyro program.
+        guide: a Pyro program that takes the same arguments, or None for a model without latent sites.
+        optim: a callable from parameters to a torch optimizer, such as ``functools.partial(torch.optim.Adam,
+            lr=1e-3)``; or one such callable by player.
+        loss: the objective, of :mod:`probgen.objectives`.
+        schedule: multiplies the learning rate each step, such as :func:`probgen.svi.warmup_cosine`; a function of the
+            step (from 0, over all runs) and of the number of steps at the end of the run.
+        max_grad_norm: clips the norm of each player's gradient (of a loss summed over the batch, as in Pyro).
+        ema_decay: keeps a moving average of the parameters, used for held-out bounds; see
+            :meth:`averaged_parameters`.
+        accelerator: ``"auto"`` (CUDA where it is), or a device name such as ``"cpu"`` or ``"cuda:1"``. Programs that
+            are modules, or methods of modules, are moved there at once; what a function uses stays where it is.
+        capture: capture each step once per batch shape as one graph of tensor operations, without Pyro's handlers:
+            the same numbers, faster for small networks. Programs must not read tensors' values, nor keep state in
+            Python between calls.
+
+    Raises:
+        ArgumentError: an argument out of range.
+        ArgumentTypeError: an argument of the wrong kind.
+
+    Example:
+        >>> import functools
+        >>> from probgen.guides import AmortizedNormal
+        >>> from probgen.models import VAE
+        >>> from probgen.objectives import IWAE
+        >>> model, guide = VAE((4,), latent_dim=2, hidden=(8,)), AmortizedNormal((4,), latent_dim=2, hidden=(8,))
+        >>> svi = SVI(model, guide, functools.partial(torch.optim.Adam, lr=1e-2), IWAE(num_particles=5))
+        >>> result = svi.run(torch.ones(20, 4), batch_size=10, num_epochs=3, seed=0, progress=False)
+        >>> len(result.losses)
+        6
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None,
+        optim: OptimFactory | Mapping[str, OptimFactory],
+        loss: Objective,
+        *,
+        schedule: Schedule | None = None,
+        max_grad_norm: float | None = None,
+        ema_decay: float | None = None,
+        accelerator: str = "auto",
+        capture: bool = False,
+    ) -> None:
+        check_objective(loss)
+        check_callable("model", model, optional=False)
+        check_callable("guide", guide, optional=True)
+        check_callable("schedule", schedule, optional=True)
+        check_optim(optim)
+        check_number("max_grad_norm", max_grad_norm, below=math.inf)
+        check_number("ema_decay", ema_decay, below=1.0)
+        self.device = device_of(accelerator)
+        self.model, self.guide, self.objective = model, guide, loss
+        self.pair = loss(model, guide)
+        self.state = SVIState()
+        self.parameters: dict[str, Tensor] = {}
+        self._optim, self._schedule, self._max_grad_norm = optim, schedule, max_grad_norm
+        self._ema_decay, self._capture = ema_decay, capture
+        self._average: params.MovingAverage | None = None
+        self._seats: list[Seat] = []
+        self.modules = params.modules_of(model, guide)
+        for module in self.modules:
+            module.to(self.device)
+
+    # --- one step --------------------------------------------------------------------------------------------
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """One step of every player on one minibatch; tensors and arrays are moved to the device.
+
+        Returns:
+            The loss of the last player, summed over the batch as in Pyro.
+
+        Raises:
+            DivergedError: a loss that is not finite; the parameters are as before that step.
+            ProgramError: model and guide do not fit each other or the batch; seen on the first call.
+            ProbgenError: on the first call, everything else that :meth:`run` refuses.
+        """
+        args, kwargs = to_device(args, self.device), to_device(kwargs, self.device)
+        with self._at_work(), params.mode(self.modules, training=True):
+            if not self._seats:
+                with rehearsal(self.modules):
+                    preflight(self.pair, args, kwargs)
+                    self._prepare((args, kwargs))
+            fetched = self.turns(args, kwargs, None)
+            self.require_finite(fetched)
+        return fetched.total
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """With gradients and without Pyro's validation, whose flags come back as they were, torch's among them."""
+        default = torch.distributions.Distribution._validate_args
+        try:
+            with pyro.validation_enabled(False), torch.enable_grad(), params.untrained(self.modules):
+                yield
+        finally:
+            torch.distributions.Distribution.set_default_validate_args(default)
+
+    def _prepare(self, call: Call) -> None:
+        """Finds the parameters, which programs may create on first use, and seats the players."""
+        args, kwargs = call
+        self.parameters = params.trained_parameters(self.model, self.guide, args, kwargs)
+        players = self.objective.players(self.pair, self.parameters)
+        seats = seat(players, self._optim, self._schedule, self._max_grad_norm)
+        captured = [CapturedSeat(s, self.modules) for s in seats] if self._capture else []
+        for member in captured:
+            member.graph(args, kwargs)
+        if self._ema_decay is not None:
+            self._average = params.MovingAverage(self.parameters, self._ema_decay)
+            self.state.averaged = self._average.values
+        self._differentiate = [member.differentiate for member in captured or seats]
+        self._copies = params.Copies(list(self.parameters.values()), self.moved()[len(self.parameters) :])
+        self._seats = seats
+
+    def moved(self) -> list[Tensor]:
+        """What a step moves in place, beside the optimizers: parameters, their averages, buffers of modules."""
+        buffers = {id(buffer): buffer for module in self.modules for buffer in module.buffers()}
+        return [*self.parameters.values(), *self.state.averaged.values(), *buffers.values()]
+
+    def turns(self, args: tuple[Any, ...], kwargs: dict[str, Any], total_steps: int | None) -> Fetched:
+        """Every player's turn on one minibatch; what the last one reports."""
+        self._copies.take(self.state.step)
+        fetched = None
+        for player, differentiate in zip(self._seats, self._differentiate, strict=True):
+            for _ in range(player.player.steps):
+                total, report, gradients = differentiate(*args, **kwargs)
+                fetched = Fetched(total, report, self.state.step + 1, args, kwargs)
+                if fetched.here:  # elsewhere one step late, so that the device need not stop
+                    self.require_finite(fetched)
+                player.apply(gradients, self.state.step, total_steps)
+        self.state.step += 1
+        if self._average is not None:
+            self._average.update()
+        return fetched  # type: ignore[return-value]  # there is always a player
+
+    def require_finite(self, fetched: Fetched) -> None:
+        """Raises if the loss is not finite, and goes back to the parameters before that step.
+
+        Raises:
+            DivergedError: names the first bad parameter or site.
+        """
+        if not math.isfinite(fetched.total):
+            where = cause(self.pair, self.parameters, fetched)
+            self._give_up(f"the loss is {fetched.total} at step {fetched.step}: {where}", fetched.step - 1)
+
+    def require_finite_parameters(self) -> None:
+        """Raises if the last step has left a parameter that is not finite, and goes back to those before it.
+
+        Raises:
+            DivergedError: names the first bad parameter.
+        """
+        if (where := bad_parameter(self.parameters)) is not None:
+            self._give_up(f"step {self.state.step} left parameters that are not finite: {where}", self.state.step)
+
+    def _give_up(self, what: str, last_step: int) -> None:
+        undone = self._copies.undo(last_step)
+        if undone is not None:
+            self.state.step = undone
+        kept = "are not finite" if undone is None else f"are now those after step {undone}"
+        raise DivergedError(
+            f"{what}. The parameters {kept}. Try a smaller learning rate, `max_grad_norm=`, or a larger minimum scale"
+        )
+
+    # --- a run -----------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        data: Any,
+        *,
+        batch_size: int = 100,
+        num_epochs: int | None = None,
+        num_steps: int | None = None,
+        seed: int | None = None,
+        eval_data: Any = None,
+        patience: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool | str = True,
+    ) -> SVIResult:
+        """Trains on data for a number of epochs or of steps.
+
+        Args:
+            data: a tensor, array, tuple or dict of equal lengths, or :class:`probgen.data.Dataset`, which stay on the
+                device; or an iterable of batches that can be gone through again, such as a DataLoader or a list. A
+                batch that is a tensor becomes ``model(b)``, a tuple or list ``model(*b)``, a dict ``model(**b)``. The
+                first batch of an iterable is also tried out, so that one more pass over it is begun.
+            batch_size: data per step, for data in memory.
+            num_epochs: passes over the data; either this or ``num_steps``.
+            num_steps: optimizer steps.
+            seed: seeds noise, order and binarization, and restores the generators; None draws from the global ones. An
+                iterable with a generator of its own keeps it.
+            eval_data: held-out data, whose bound is measured after each epoch.
+            patience: ends the run after this many epochs without a better held-out bound, and goes back to the
+                parameters of the best one, with their average and the modules' buffers.
+            callbacks: called with an :class:`probgen.svi.EpochReport` after each epoch; one that returns True ends
+                the run.
+            progress: whether to show progress on standard error; a string is shown in front.
+
+        Returns:
+            ``(params, state, losses)``.
+
+        Raises:
+            ArgumentError: an argument out of range, or both or neither of ``num_epochs`` and ``num_steps``.
+            DataError: empty data, values that are not finite or outside the support of their site.
+            ProgramError: model and guide do not fit each other or the data.
+            UnsupportedObjective: the objective would be wrong for this pair.
+            DivergedError: a loss that is not finite; names the first bad parameter or site.
+        """
+        label = None if progress is False else progress if isinstance(progress, str) else repr(self.objective)
+        plan = Plan(num_epochs=num_epochs, num_steps=num_steps, patience=patience, callbacks=callbacks, label=label)
+        check_seed(seed)
+        if patience is not None and eval_data is None:
+            raise ArgumentError("`patience` counts epochs without a better held-out bound; pass `eval_data` too")
+        batches = open_batches(data, batch_size, self.device)
+        held_out = None if eval_data is None else open_batches(eval_data, batch_size, self.device, shuffle=False)
+        with seeded(seed), self._at_work():
+            training = Training(self, plan, batches, held_out)
+            with rehearsal(self.modules), params.mode(self.modules, training=True):
+                self._board(batches, held_out, training.total_steps)
+            losses = training.go()
+        state = replace(self.state, averaged={name: v.clone() for name, v in self.state.averaged.items()})
+        return SVIResult(params.constrained(self.parameters), state, torch.tensor(losses, dtype=torch.float64))
+
+    def _board(self, batches: Batches | Stream, held_out: Batches | Stream | None, total_steps: int | None) -> None:
+        """Refuses what can be refused, then finds the parameters."""
+        first = self._try(batches)
+        if held_out is not None:
+            self._try(held_out)
+        if not self._seats:
+            self._prepare(first)
+        if self._schedule is not None:
+            multiplier(self._schedule, self.state.step, total_steps)
+
+    def _try(self, source: Batches | Stream) -> Call:
+        """The first batch, once the pair has run on it and all data in memory have been checked."""
+        args, kwargs = as_call(first_batch(source))
+        terms = preflight(self.pair, args, kwargs)
+        if isinstance(source, Batches):
+            check_data(self.pair, source, terms)
+        return args, kwargs
+
+    def held_out_bound(self, held_out: Batches | Stream) -> float:
+        """The mean bound per datum on held-out batches, always on the same noise."""
+        total, count = 0.0, 0
+        with seeded(0), params.mode(self.modules, training=False), self.averaged_parameters():
+            generator = torch.Generator(self.device).manual_seed(0)
+            for batch in held_out.epoch(generator):
+                args, kwargs = as_call(batch)
+                size = size_of(batch)
+                total += self.pair.bound(*args, **kwargs).mean().item() * size
+                count += size
+        return total / count
+
+    @contextmanager
+    def averaged_parameters(self) -> Iterator[None]:
+        """Runs its body with the moving average in place of the parameters, where ``ema_decay`` keeps one."""
+        if self._average is None:
+            yield
+            return
+        with self._average.swapped_in():
+            yield

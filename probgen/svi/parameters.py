@@ -1,0 +1,163 @@
+"""The parameters of a pair: what modules own, and what programs declare by ``pyro.param``."""
+
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import unwrap as unwrap_poutine
+from torch import Tensor, nn
+
+from probgen.programs.param_scope import Program, owner_of
+from probgen.programs.run import declared_parameters
+
+
+def modules_of(*programs: Program | None) -> list[nn.Module]:
+    """The modules that programs are, or are methods of, without repetition."""
+    owners = [owner_of(program) for program in programs if program is not None]
+    return [owner for i, owner in enumerate(owners) if isinstance(owner, nn.Module) and owner not in owners[:i]]
+
+
+def trained_parameters(
+    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Tensor]:
+    """The unconstrained leaf tensors of a pair that want gradients, by name; runs the pair once, on trial.
+
+    A module's parameters are called ``model.…`` or ``guide.…``; what programs declare keeps its Pyro name.
+    """
+    with untrained(modules_of(model, guide)) as kept:
+        declared = declared_parameters(model, guide, args, kwargs)  # creates what programs create on first use
+    owned = {
+        f"{side}.{name}": value
+        for side, program in (("model", model), ("guide", guide))
+        if (module := _as_module(program)) is not None
+        for name, value in module.named_parameters()
+    }
+    skipped = {id(value) for value in (*kept, *owned.values()) if not value.requires_grad}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, value in (owned | {n: v for n, v in declared.items() if n not in owned}).items():
+        if id(value) not in found and id(value) not in skipped:
+            found[id(value)] = (name, value)
+    return dict(found.values())
+
+
+def _as_module(program: Program | None) -> nn.Module | None:
+    """The module that a program is, through poutines and partials. A method's module trains what it declares alone."""
+    while program is not None:
+        inner = unwrap_poutine(program)
+        inner = inner.func if isinstance(inner, functools.partial) else inner
+        if inner is program:
+            break
+        program = inner
+    return program if isinstance(program, nn.Module) else None
+
+
+@contextmanager
+def untrained(modules: list[nn.Module]) -> Iterator[list[nn.Parameter]]:
+    """Keeps what wants no gradient so, and yields it.
+
+    Pyro's store switches ``requires_grad`` on when it sees such a parameter, or ``pyro.module`` warns of it.
+    """
+    kept = [value for module in modules for value in module.parameters() if not value.requires_grad]
+    if not kept:
+        yield kept
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*was not registered in the param store.*")
+        try:
+            yield kept
+        finally:
+            for value in kept:
+                value.requires_grad_(False)
+
+
+def constrained(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Detached copies of parameters by name, in the space in which ``pyro.param`` shows them."""
+    store = pyro.get_param_store()
+    declared = set(store.keys())
+    return {name: (store[name] if name in declared else value).detach().clone() for name, value in parameters.items()}
+
+
+@contextmanager
+def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
+    """Puts modules into train or eval mode, and back: every submodule as it was."""
+    before = [(module, module.training) for root in modules for module in root.modules()]
+    for root in modules:
+        root.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+class MovingAverage:
+    """An exponential moving average of parameters, updated in place.
+
+    Args:
+        parameters: what is averaged, by name.
+        decay: share of the old average that is kept each step, in (0, 1).
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], decay: float) -> None:
+        self._parameters = list(parameters.values())
+        self._decay = decay
+        self.values = {name: value.detach().clone() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves the average towards the parameters."""
+        torch._foreach_lerp_(list(self.values.values()), self._parameters, 1.0 - self._decay)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Runs its body with the average in place of the parameters."""
+        before = [value.detach().clone() for value in self._parameters]
+        write(self._parameters, list(self.values.values()))
+        try:
+            yield
+        finally:
+            write(self._parameters, before)
+
+
+class Copies:
+    """Copies from before the last two steps, to go back to when a step turns out to have failed.
+
+    Args:
+        parameters: what must be finite to be worth going back to.
+        others: what else steps move in place, such as running statistics.
+    """
+
+    def __init__(self, parameters: list[Tensor], others: list[Tensor]) -> None:
+        self._tensors = [*parameters, *others]
+        self._checked = len(parameters)
+        self._kept: dict[int, list[Tensor]] = {}  # by the number of steps that had been taken
+
+    @torch.no_grad()
+    def take(self, step: int) -> None:
+        """Copies the tensors as they are after ``step`` steps."""
+        if len(self._kept) < 2:
+            self._kept[step] = [tensor.detach().clone() for tensor in self._tensors]
+            return
+        oldest = self._kept.pop(min(self._kept))
+        torch._foreach_copy_(oldest, self._tensors)
+        self._kept[step] = oldest
+
+    def undo(self, step: int) -> int | None:
+        """Goes back to the last finite copy of at most ``step`` steps; returns its step, or None without one."""
+        for taken in sorted(self._kept, reverse=True):
+            copies = self._kept[taken]
+            if taken <= step and all(bool(torch.isfinite(copy).all()) for copy in copies[: self._checked]):
+                write(self._tensors, copies)
+                return taken
+        return None
+
+
+@torch.no_grad()
+def write(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Writes values into tensors, in place."""
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)

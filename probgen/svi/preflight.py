@@ -1,0 +1,146 @@
+"""Everything that can be refused is refused here, before the first step, with parameters and generators untouched."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgen.data import Dataset
+from probgen.data.memory import Arrays, named
+from probgen.errors import DataError, ProbgenError, ProgramError
+from probgen.objectives import PairLoss
+from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
+from probgen.programs.checks import check_values
+from probgen.programs.param_scope import preserved_buffers
+from probgen.programs.run import trial
+from probgen.seeding import preserved_rng
+from probgen.svi.batches import Batches, Stream, as_call
+from probgen.svi.parameters import modules_of, untrained
+
+
+@contextmanager
+def rehearsal(modules: list[nn.Module]) -> Iterator[None]:
+    """Runs its body and leaves generators and buffers as they were; Pyro's store too if the body raises."""
+    store = pyro.get_param_store()
+    saved = store.get_state()
+    with preserved_rng(), preserved_buffers(*modules), untrained(modules), poutine.block():
+        try:
+            yield
+        except BaseException:
+            store.clear()
+            store.set_state(saved)
+            raise
+
+
+def preflight(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairTerms:
+    """Runs the objective once on a batch and returns its terms.
+
+    Raises:
+        ProgramError: the pair does not fit together or fails on the batch; DataError, UnsupportedObjective: as named.
+    """
+    with rehearsal(modules_of(pair.model, pair.guide)):
+        try:
+            terms = pair.terms(*args, **kwargs)
+            _check_real(terms)
+            pair.objective.estimate(terms)
+        except ProbgenError:
+            raise
+        except Exception as error:
+            raise _failure(args, kwargs, error) from error
+    return terms
+
+
+def check_data(pair: PairLoss, batches: Batches, terms: PairTerms) -> None:
+    """Checks all data in memory against the supports of the observed sites, of which ``terms`` know the first batch.
+
+    Where a site observes the data themselves its support is asked directly; where it observes something made of
+    them, or refuses what a program may yet mend, the pair runs once over all batches.
+
+    Raises:
+        DataError: naming the site, the first bad index and value, and the support.
+        ProgramError: the pair fails on a later batch.
+    """
+    refusal: DataError | None = None
+    try:
+        if all(any(_covers(site, *part) for part in _parts(batches)) for site in terms.sites if site.observed):
+            return
+    except DataError as error:
+        refusal = error
+    try:
+        _run_over(pair, batches)
+    except DataError as error:
+        raise refusal or error from None
+
+
+def _run_over(pair: PairLoss, batches: Batches) -> None:
+    """Runs the pair once over all data, in their order."""
+    generator = torch.Generator(batches.device).manual_seed(0)
+    in_order = Batches(batches.data, batches.batch_size, batches.device, shuffle=False)
+    with trial(pair.model, pair.guide or pair.model):
+        for i, batch in enumerate(in_order.epoch(generator)):
+            args, kwargs = as_call(batch)
+            try:
+                trace_pair(pair.model, pair.guide, args, kwargs, RunOptions())
+            except DataError as error:
+                raise DataError(f"{error} (in the batch from datum {i * batches.batch_size} on)") from error
+            except ProbgenError:
+                raise
+            except Exception as error:
+                raise _failure(args, kwargs, error) from error
+
+
+def first_batch(batches: Batches | Stream) -> Any:
+    """The batch that is tried: the first of the data, in their own order."""
+    generator = torch.Generator(batches.device).manual_seed(0)
+    if isinstance(batches, Stream):
+        return next(iter(batches.epoch(generator)))
+    return batches.data.batch(slice(0, batches.batch_size), generator)
+
+
+def _parts(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """(what the first batch has of it, all values that it takes) for every part of the data."""
+    data = batches.data
+    if isinstance(data, Arrays):
+        for values in named(data.values).values():
+            yield values[: batches.batch_size], values
+    elif isinstance(data, Dataset):
+        if data.binarize == "dynamic":
+            bits = as_call(first_batch(batches))[0][0]
+            yield bits, torch.cat([torch.zeros_like(bits[:1]), torch.ones_like(bits[:1])])
+        else:
+            yield data.x[: batches.batch_size], data.x
+        if data.y is not None:
+            yield data.y[: batches.batch_size], data.y
+
+
+def _covers(site: SiteTerm, head: Tensor, values: Tensor) -> bool:
+    """Whether the site observes these data, in which case all of them have been checked."""
+    observed = site.value
+    if head.shape != observed.shape or not torch.equal(head.to(observed.dtype), observed):
+        return False
+    if len(head) == 1 < len(values):  # the support of one datum would be taken for that of all
+        return False
+    try:
+        check_values(site.name, site.p, values.to(observed.dtype))
+    except RuntimeError:  # a support that depends on the batch
+        return False
+    return True
+
+
+def _check_real(terms: PairTerms) -> None:
+    for site in terms.sites:
+        if site.observed and site.value.is_complex():
+            raise DataError(f"site '{site.name}' observes {site.value.dtype} values; densities are of real numbers")
+
+
+def _failure(args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> ProgramError:
+    inputs = [*map(_shape, args), *(f"{name}={_shape(value)}" for name, value in kwargs.items())]
+    return ProgramError(f"model and guide fail on a batch ({', '.join(inputs)}): {type(error).__name__}: {error}")
+
+
+def _shape(value: Any) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,65 @@
+"""Learning-rate schedules: functions of the integer step, which is saved state."""
+
+import math
+from collections.abc import Callable
+
+from probgen.errors import ArgumentError
+from probgen.svi.arguments import is_whole
+
+Schedule = Callable[[int, int | None], float]
+
+
+def warmup_cosine(warmup_steps: int = 0, *, final: float = 0.0) -> Schedule:
+    r"""Linear warm-up to 1, then half a cosine down to ``final`` at the last step.
+
+    .. math:: f(t) = \min\Big(1, \frac{t + 1}{W + 1}\Big) \text{ for } t < W, \quad
+              f(t) = r + \frac{1 - r}{2} \Big(1 + \cos \pi \frac{t - W}{T - W}\Big)
+
+    Args:
+        warmup_steps: W, steps until the full learning rate.
+        final: r, the share of the learning rate that is left at the end.
+
+    Returns:
+        A function of the step t (from 0) and the total number of steps T, to be passed as ``schedule=``. A second run
+        of the same SVI goes on counting: t starts, and T ends, where the steps of both runs together do.
+
+    Raises:
+        ArgumentError: a negative number of steps, or ``final`` outside [0, 1].
+
+    Source:
+        Loshchilov, Hutter (2017), SGDR, arXiv 1608.03983.
+
+    Example:
+        >>> schedule = warmup_cosine(warmup_steps=1)
+        >>> [round(schedule(step, 5), 3) for step in range(5)]
+        [0.5, 1.0, 0.854, 0.5, 0.146]
+    """
+    if not is_whole(warmup_steps) or warmup_steps < 0:
+        raise ArgumentError(f"`warmup_steps` must be a whole number of at least 0, got {warmup_steps!r}")
+    if not 0.0 <= final <= 1.0:
+        raise ArgumentError(f"`final` must be in [0, 1], got {final}")
+
+    def schedule(step: int, total_steps: int | None) -> float:
+        if total_steps is None:
+            raise ArgumentError(
+                "a cosine schedule needs the number of steps: train with `SVI.run`, and by `num_steps` if the data do "
+                "not know their length"
+            )
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return schedule
+
+
+def multiplier(schedule: Schedule, step: int, total_steps: int | None) -> float:
+    """What the schedule returns for a step.
+
+    Raises:
+        ArgumentError: it is not a finite number of at least 0.
+    """
+    value = schedule(step, total_steps)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ArgumentError(f"`schedule` must return a finite number of at least 0, got {value!r} at step {step}")
+    return float(value)
