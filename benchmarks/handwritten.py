@@ -4,6 +4,7 @@ It imports neither probgen nor Pyro, and does nothing that the arithmetic does n
 form with their constants cancelled, one encoder pass for all particles, one fused optimizer.
 """
 
+import itertools
 import math
 import sys
 import time
@@ -30,7 +31,7 @@ def log_sigmoid(logits: Tensor, x: Tensor) -> Tensor:
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers of the given widths with tanh between them; Glorot's weights, biases of 0."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         linear = nn.Linear(before, after)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -153,7 +154,7 @@ def fit(
 
 @torch.no_grad()
 def evaluate(
-    net: Net, x: Tensor, *, num_particles: int = 5000, batch_size: int = 100, rows: int = 4000, seed: int = 0
+    net: Net, x: Tensor, *, num_particles: int = 5000, batch_size: int = 100, at_once: int = 40, seed: int = 0
 ) -> Tensor:
     """The importance-weighted estimate of log p(x) of every datum, ``[N]``.
 
@@ -162,11 +163,11 @@ def evaluate(
         x: bits, ``[N, data_dim]``.
         num_particles: samples of q(z | x) a datum.
         batch_size: data at once.
-        rows: data times particles at once: enough for large matrices, few enough for the cache.
+        at_once: particles at once: enough for large matrices, few enough for the cache.
         seed: of the noise.
     """
     torch.manual_seed(seed)
-    return torch.cat([_log_mean_weight(net, part, num_particles, max(1, rows // len(part))) for part in x.split(batch_size)])
+    return torch.cat([_log_mean_weight(net, part, num_particles, at_once) for part in x.split(batch_size)])
 
 
 def _log_mean_weight(net: Net, x: Tensor, num_particles: int, at_once: int) -> Tensor:

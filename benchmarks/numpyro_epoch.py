@@ -1,7 +1,7 @@
 """NumPyro's training step, a whole epoch of them in one `lax.scan`; a process of its own, driven by `step_time.py`.
 
-It reads one JSON object a line, `{"particles": 5, "steps": 50, "seed": 0}`, trains on so many batches, and answers with one,
-`{"seconds": 0.3, "loss": 120.0}`. The number of threads is fixed by the caller through the process's CPU affinity.
+It reads one JSON object a line, `{"particles": 5, "steps": 50, "seed": 0}`, trains on so many batches, and answers
+`{"seconds": 0.3, "loss": 120.0}`. The caller fixes the number of threads by the process's affinity to processors.
 """
 
 import json

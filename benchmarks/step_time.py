@@ -7,6 +7,7 @@ are threads.
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import os
@@ -230,8 +231,8 @@ class Limit:
 def layer_sizes(particles: int) -> list[tuple[int, int, int, bool]]:
     """(rows, inputs, outputs, whether the input has a gradient) of every linear layer."""
     encoder, decoder = (DATA_DIM, *HIDDEN, 2 * LATENT_DIM), (LATENT_DIM, *HIDDEN[::-1], DATA_DIM)
-    sizes = [(BATCH_SIZE, a, b, i > 0) for i, (a, b) in enumerate(zip(encoder[:-1], encoder[1:], strict=True))]
-    return sizes + [(particles * BATCH_SIZE, a, b, True) for a, b in zip(decoder[:-1], decoder[1:], strict=True)]
+    sizes = [(BATCH_SIZE, a, b, i > 0) for i, (a, b) in enumerate(itertools.pairwise(encoder))]
+    return sizes + [(particles * BATCH_SIZE, a, b, True) for a, b in itertools.pairwise(decoder)]
 
 
 def matmul_limit(particles: int, repeats: int) -> Limit:
@@ -262,10 +263,8 @@ def _median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 def import_seconds(before: str, statement: str, repeats: int) -> list[float]:
     """Seconds that a statement takes in fresh interpreters, after ``before`` has run there."""
-    program = (
-        f"{before}\nimport time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start, flush=True)"
-    )
-    command = [sys.executable, "-c", program]
+    lines = [before, "import time", "start = time.perf_counter()", statement, "print(time.perf_counter() - start)"]
+    command = [sys.executable, "-c", "\n".join(lines)]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(repeats + 1)]
     return [float(text) for text in runs[1:]]  # the first one fills the file system's caches
 
@@ -347,7 +346,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--threads", type=record.whole_number, default=1, help="threads of every competitor")
     parser.add_argument("--rounds", type=record.whole_number, default=25, help="blocks of steps of each competitor")
-    parser.add_argument("--steps", type=record.whole_number, default=40, help="steps a block at K = 1; fewer at larger K")
+    parser.add_argument("--steps", type=record.whole_number, default=40, help="steps a block at K = 1, fewer at more")
     parser.add_argument(
         "--particles", type=record.whole_number, nargs="+", default=[1, 5, 50], metavar="K", help="numbers of particles"
     )

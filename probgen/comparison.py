@@ -25,6 +25,7 @@ from probgen.plots.comparison_figure import as_png, plot_comparison
 from probgen.plots.folder import RunFolder, describe, write_atomically
 from probgen.plots.table import Column, to_csv, to_markdown, to_text
 from probgen.programs.param_scope import Program, StoreState
+from probgen.programs.run import check_num_particles
 from probgen.seeding import seeded
 from probgen.svi import SVI, EpochReport
 from probgen.svi.batches import as_call, open_batches
@@ -94,6 +95,7 @@ def grid(
         **options: further fields of :class:`RunSpec`.
 
     Example:
+        >>> import functools
         >>> from probgen.guides import AmortizedNormal
         >>> from probgen.models import VAE
         >>> from probgen.objectives import ELBO, IWAE
@@ -186,7 +188,7 @@ class Comparison:
             MissingExtra: pandas is not installed.
         """
         try:
-            import pandas as pd
+            import pandas as pd  # type: ignore[import-untyped]
         except ImportError as error:
             raise MissingExtra("`to_dataframe` needs pandas: pip install pandas") from error
         return pd.DataFrame([asdict(row) for row in self.rows]).set_index("label")
@@ -273,6 +275,7 @@ def compare(
         ProbgenError: whatever :meth:`probgen.SVI.run` and :func:`probgen.evaluate` refuse.
 
     Example:
+        >>> import functools
         >>> from probgen.guides import AmortizedNormal
         >>> from probgen.models import PPCA
         >>> from probgen.objectives import ELBO, IWAE
@@ -287,6 +290,7 @@ def compare(
         ('elbo', 'iwae')
     """
     seeds = _check(runs, seeds, num_epochs, num_steps)
+    check_num_particles(num_particles)
     folder = None if run_dir is None else RunFolder(Path(run_dir), overwrite=overwrite)
     if isinstance(eval_data, Dataset) and eval_data.binarize == "dynamic":
         eval_data = eval_data.fixed(EVAL_SEED)
@@ -323,8 +327,8 @@ def _check(
         raise ArgumentTypeError("`runs` must be a dictionary from labels to `RunSpec`; see `probgen.comparison.grid`")
     if not runs:
         raise ArgumentError("`runs` is empty: at least one run is required")
-    if isinstance(seeds, int) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
-        raise ArgumentError(f"`seeds` must be a sequence of whole numbers such as (0, 1, 2), got {seeds!r}")
+    if isinstance(seeds, int) or not seeds or not all(isinstance(s, int) and 0 <= s < 2**32 for s in seeds):
+        raise ArgumentError(f"`seeds` must be a sequence of whole numbers below 2**32 such as (0, 1), got {seeds!r}")
     if len(set(seeds)) < len(seeds):
         raise ArgumentError(f"`seeds` must differ, got {seeds!r}")
     if (num_epochs is None) == (num_steps is None):
@@ -358,9 +362,9 @@ def _rehearse(
             for name, value in trained_parameters(svi.model, svi.guide, args, kwargs).items():
                 if id(value) in seen:
                     raise ArgumentError(
-                        f"shares the parameter '{name}' with another run of '{seen[id(value)][0]}'; `model` and `guide` "
-                        "of a RunSpec must build fresh ones at every call: `functools.partial(VAE, (64,))`, not "
-                        "`lambda: vae`"
+                        f"shares the parameter '{name}' with another run of '{seen[id(value)][0]}'; `model` and "
+                        "`guide` of a RunSpec must build fresh ones at every call: `functools.partial(VAE, (64,))`, "
+                        "not `lambda: vae`"
                     )
                 seen[id(value)] = label, value
             evaluate(svi.model, svi.guide, eval_data, num_particles=2, batch_size=batch_size)

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from probgen.registry import names
+from probgen.config import parse_spec
+from probgen.registry import entry, names
 
 # What a digit's 64 pixels need and 1,437 training data support; the comparison takes about 100 s on two cores.
 MODEL = "vae:hidden=(200,),latent_dim=16"
@@ -93,7 +94,16 @@ class Compare:
     """Show the traceback of an error."""
 
     def run(self) -> None:
-        """Trains, evaluates, prints the table."""
+        """Trains, evaluates, prints the table.
+
+        Raises:
+            ProbgenError: whatever is wrong with the options, before anything is trained; names first, before torch
+                is imported.
+        """
+        guides = () if self.guide == "none" else (self.guide,)
+        for kind, specs in (("model", (self.model,)), ("guide", guides), ("objective", self.objectives)):
+            for spec in specs:
+                entry(kind, parse_spec(spec)[0])
         from probgen.cli.comparing import run
 
         run(self)

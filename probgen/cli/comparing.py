@@ -13,6 +13,7 @@ from probgen.comparison import RunSpec, compare, grid
 from probgen.config import canonical, parameters, parse_spec
 from probgen.data import Dataset, load
 from probgen.errors import ArgumentError
+from probgen.nets.arguments import positive_float
 from probgen.objectives import Objective
 from probgen.seeding import seeded
 from probgen.svi import warmup_cosine
@@ -61,13 +62,12 @@ def _specs(options: Compare, data: Dataset) -> dict[str, RunSpec]:
         if guide is not None:
             guide()
     objectives = _objectives(options.objectives)
-    if options.learning_rate <= 0:
-        raise ArgumentError(f"`--learning-rate` must be above 0, got {options.learning_rate}")
+    rate = positive_float("--learning-rate", options.learning_rate)
     return grid(
         model,
         guide,
         objectives,
-        functools.partial(torch.optim.Adam, lr=options.learning_rate),
+        functools.partial(torch.optim.Adam, lr=rate),
         schedule=warmup_cosine() if options.schedule == "cosine" else None,
         capture=options.capture,
     )

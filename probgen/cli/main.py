@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> Any:
     app = tyro.extras.SubcommandApp()
-    app.command(Compare, name="compare")
+    app.command(name="compare")(Compare)
     return app.cli(
         prog="probgen", description="Latent-variable models as Pyro (model, guide) pairs.", args=arguments or ["--help"]
     )

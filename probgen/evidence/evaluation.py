@@ -93,10 +93,11 @@ def evaluate(
     """
     check_num_particles(num_particles)
     positive_int("batch_size", batch_size)
-    chunk = max(1, ROWS_AT_ONCE // batch_size) if max_particles_at_once is None else max_particles_at_once
-    positive_int("max_particles_at_once", chunk)
     batches = _open(model, guide, data, batch_size, seed)
     total = len(batches.data) if isinstance(batches, Batches) else None
+    chunk = max(1, ROWS_AT_ONCE // min(batch_size, total or batch_size))
+    if max_particles_at_once is not None:
+        chunk = positive_int("max_particles_at_once", max_particles_at_once)
     options = RunOptions(batch_plate=batch_plate)
     estimator = Estimator(model, guide, options, num_particles=num_particles, chunk=chunk, total=total)
     with ExitStack() as contexts:
@@ -119,10 +120,10 @@ def _open(model: Program, guide: Program | None, data: Any, batch_size: int, see
 
 def _device(model: Program, guide: Program | None, data: Any) -> torch.device:
     """Where the programs' parameters lie; without modules, where the data do."""
-    parameters = [p for module in modules_of(model, guide) for p in module.parameters()]
-    if not parameters and is_in_memory(data) and not hasattr(data, "batch"):
-        parameters = list(named(tensors(data)).values())
-    return parameters[0].device if parameters else torch.device("cpu")
+    candidates: list[Tensor] = [p for module in modules_of(model, guide) for p in module.parameters()]
+    if not candidates and is_in_memory(data) and not hasattr(data, "batch"):
+        candidates = list(named(tensors(data)).values())
+    return candidates[0].device if candidates else torch.device("cpu")
 
 
 def _minibatches(batches: Batches | Stream) -> Iterator[Minibatch]:

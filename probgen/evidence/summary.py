@@ -69,7 +69,7 @@ def summarize(evidences: Mapping[str, Sequence[Evidence]], ms_per_step: Mapping[
 
 
 def _per_datum(evidences: Sequence[Evidence]) -> Tensor:
-    """log p(x) of every datum, ``[N]``: the mean over seeds."""
+    """The mean over seeds of log p(x) of every datum, ``[N]``."""
     return torch.stack([evidence.log_prob for evidence in evidences]).mean(0)
 
 

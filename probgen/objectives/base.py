@@ -72,7 +72,7 @@ class Player:
     steps: int = 1
 
 
-class Objective(pyro.infer.ELBO):  # type: ignore[misc]
+class Objective(pyro.infer.ELBO):
     """Base of all objectives; a subclass says how particles combine to a bound, and which gradients are right.
 
     Args:
@@ -174,7 +174,9 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc]
         """The inverse of :meth:`group`."""
         return grouped
 
-    def __call__(self, model: Program, guide: Program | None = None) -> "PairLoss":
+    def __call__(  # type: ignore[override]  # Pyro takes modules alone
+        self, model: Program, guide: Program | None = None
+    ) -> "PairLoss":
         """The loss of this pair as an ``nn.Module``, with parameters kept apart from every other pair's."""
         return PairLoss(self, model, guide)
 
@@ -195,7 +197,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc]
         """The loss as a number, its gradient added to the parameters; what ``pyro.infer.SVI.step`` calls."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return loss.item()
 
     def players(self, pair: "PairLoss", parameters: dict[str, Tensor]) -> Sequence[Player]:

@@ -84,16 +84,16 @@ class ELBO(Objective):
 
     def integrand(self, terms: PairTerms) -> Tensor:
         """``log p(x | z) - beta KL``, ``[K, batch]``."""
-        return terms.log_likelihood - self.beta * self._divergence(terms)
+        return terms.log_likelihood - self.beta * self._divergence(terms)  # type: ignore[return-value]
 
     def plain(self, terms: PairTerms, integrand: Tensor) -> Tensor:
         """``log p(x | z) - KL``, ``[K, batch]``."""
         if self.beta == 1.0:
             return integrand
         with torch.no_grad():
-            return terms.log_likelihood - self._divergence(terms)
+            return terms.log_likelihood - self._divergence(terms)  # type: ignore[return-value]
 
-    def _divergence(self, terms: PairTerms) -> Tensor:
+    def _divergence(self, terms: PairTerms) -> Tensor | float:
         return terms.kl if self.kl == "monte-carlo" else analytic_kl(terms)
 
     def __repr__(self) -> str:
@@ -102,7 +102,7 @@ class ELBO(Objective):
         )
 
 
-def analytic_kl(terms: PairTerms) -> Tensor:
+def analytic_kl(terms: PairTerms) -> Tensor | float:
     """KL(q || p) summed over sites, each in closed form given the sites sampled before it, ``[K, batch]``.
 
     Raises:
@@ -114,7 +114,11 @@ def analytic_kl(terms: PairTerms) -> Tensor:
             f'`kl="analytic"` needs a guide that samples its sites in the model\'s order, {_names(terms.model_order)}, '
             f'but the guide\'s is {_names(shared)}; use `kl="monte-carlo"`'
         )
-    return sum((site.log_q if site.p is None else _site_kl(site) for site in terms.latents), start=0.0)  # type: ignore[return-value, misc]
+    total: Tensor | float = 0.0
+    for site in terms.latents:
+        term = site.log_q if site.p is None else _site_kl(site)
+        total = total + term  # type: ignore[operator]  # every latent site has a log_q
+    return total
 
 
 def _site_kl(site: SiteTerm) -> Tensor:

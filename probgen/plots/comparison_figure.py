@@ -53,17 +53,11 @@ def plot_comparison(comparison: Comparison, *, num_images: int = 8, seed: int = 
     bounds = figure.add_subplot(grid[:, 0])
     _plot_bounds(bounds, rows, comparison.runs)
     for i, pictures in enumerate(drawn if shown else ()):
-        _plot_strip(
-            figure.add_subplot(grid[i, 1]),
-            None if pictures is None else pictures.samples,
-            "Model: means of p(x | z), z from the prior",
-            first=i == 0,
-        )
-        _plot_strip(
-            figure.add_subplot(grid[i, 2]), _pairs(pictures), "Held-out data, and reconstructions below", first=i == 0
-        )
-    handles, labels = bounds.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False)
+        samples, pairs = (None, None) if pictures is None else (pictures.samples, _pairs(pictures))
+        _plot_strip(figure.add_subplot(grid[i, 1]), samples, "Samples" if i == 0 else None)
+        _plot_strip(figure.add_subplot(grid[i, 2]), pairs, "Data above reconstructions" if i == 0 else None)
+    handles, labels = bounds.get_legend_handles_labels()  # plain marks come first there
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower left", ncols=len(labels), frameon=False)
     return figure
 
 
@@ -128,11 +122,11 @@ def _wrapped(label: str) -> str:
     return label.replace(":", ":\n", 1) if len(label) > 12 else label
 
 
-def _plot_strip(axes: Axes, rows: list[Image] | Image | None, title: str, *, first: bool) -> None:
+def _plot_strip(axes: Axes, rows: list[Image] | Image | None, title: str | None) -> None:
     from probgen.plots.images import tiled
 
     axes.set_axis_off()
-    if first:
+    if title is not None:
         axes.set_title(title, fontsize="medium")
     if rows is None:
         axes.text(0.5, 0.5, "none", color=GREY, ha="center", va="center", transform=axes.transAxes)
@@ -143,13 +137,11 @@ def _plot_strip(axes: Axes, rows: list[Image] | Image | None, title: str, *, fir
     axes.imshow(tiled(images), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
 
 
-def _pairs(pictures: Pictures | None) -> list[Image] | None:
-    if pictures is None:
-        return None
+def _pairs(pictures: Pictures) -> list[Image]:
     return [pictures.data] if pictures.reconstructions is None else [pictures.data, pictures.reconstructions]
 
 
 def _strip_inches(pictures: Pictures) -> float:
     """The width at which a strip of two rows fills its height."""
     count, height, width = pictures.data.shape[:3]
-    return 0.95 * ROW_INCHES * count * (width + 1) / (2 * (height + 1))
+    return max(2.4, 0.95 * ROW_INCHES * count * (width + 1) / (2 * (height + 1)))  # the title needs as much

@@ -100,7 +100,7 @@ def _mean_like(terms: PairTerms, x: Tensor) -> Tensor | None:
 
 
 def _generated(model: Program, count: int) -> Tensor | None:
-    if "num_samples" not in inspect.signature(model).parameters:
+    if "num_samples" not in inspect.signature(getattr(model, "forward", model)).parameters:
         return None
     samples = model(num_samples=count)
     return samples if isinstance(samples, Tensor) else None

@@ -1,7 +1,7 @@
 """What is refused about a pair of traces, in words."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro.distributions as dist
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from probgen.errors import DataError, ProgramError, UnsupportedObjective
 
-Site = dict[str, Any]
+Site: TypeAlias = Any  # a node of a trace: Pyro's Message, whose fields depend on its type
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[Site]:
     """The sites that have a density: neither plates' indices nor ``pyro.deterministic``."""
-    for site in trace.nodes.values():
+    nodes: Iterable[Site] = trace.nodes.values()
+    for site in nodes:
         if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic"):
             yield site
 

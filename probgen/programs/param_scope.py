@@ -51,14 +51,14 @@ def private_store(state: StoreState | None = None) -> Iterator[StoreState]:
         store if the body succeeds; if it raises, the store is as it was.
     """
     store = pyro.get_param_store()
-    outside: StoreState = store.get_state()  # type: ignore[assignment]
+    outside: Any = store.get_state()  # a StoreState, which Pyro types more narrowly
     declared = _statements(outside)
     visible = _select(outside, declared)
     if state is not None:
         visible = {key: visible[key] | state[key] for key in visible}
     with store.scope(visible) as inside:  # type: ignore[arg-type]
         yield inside  # type: ignore[misc]
-    fresh = [name for name in _statements(inside) if name not in declared]
+    fresh = [name for name in _statements(inside) if name not in declared]  # type: ignore[arg-type]
     if taken := [name for name in fresh if name in outside["params"]]:
         raise ProgramError(
             f"the parameter '{taken[0]}' of a `pyro.param` statement has the name of a module's parameter in Pyro's "
@@ -108,10 +108,10 @@ def _clash(name: str) -> str:
     )
 
 
-def owner_of(program: Program | None) -> Any:
+def owner_of(program: Any) -> Any:
     """The object that a program belongs to: through poutines, partials and bound methods."""
     while True:
-        inner = inspect.unwrap(unwrap_poutine(program)) if callable(program) else program
+        inner: Any = inspect.unwrap(unwrap_poutine(program)) if callable(program) else program
         if isinstance(inner, functools.partial):
             inner = inner.func
         elif inspect.ismethod(inner):

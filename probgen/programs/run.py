@@ -300,7 +300,7 @@ def _aliased(trace: poutine.Trace) -> poutine.Trace:
     """The trace with every sample replaced by a view of it, on which gradients can be rescaled."""
     aliased = trace.copy()
     for site in list(sample_sites(trace)):
-        aliased.nodes[site["name"]] = {**site, "value": site["value"].view_as(site["value"])}  # type: ignore[typeddict-item]
+        aliased.nodes[site["name"]] = {**site, "value": site["value"].view_as(site["value"])}
     return aliased
 
 

@@ -19,9 +19,8 @@ from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
 from probgen.errors import ProbgenError, ProgramError
-from probgen.programs.param_scope import preserved_buffers
 from probgen.seeding import preserved_rng
-from probgen.svi.parameters import write
+from probgen.svi.parameters import kept_buffers, write
 from probgen.svi.players import Differentiated, Seat
 
 TOLERANCE = 1e-6  # of the largest entry of each gradient; on one device the two should agree bit for bit
@@ -71,7 +70,7 @@ class CapturedSeat:
             names[:], present[:] = list(report), [gradient is not None for gradient in gradients]
             return [total, *report.values(), *(g for g in gradients if g is not None)]
 
-        with preserved_buffers(*self._modules), preserved_rng(), _NoReading():
+        with kept_buffers(self._modules), preserved_rng(), _NoReading():
             try:
                 module = make_fx(step)(*inputs)
             except ProbgenError:
@@ -90,7 +89,7 @@ class CapturedSeat:
         """Compares the graph with an ordinary step on the same noise: what it froze would make them differ."""
         results = []
         for run in (graph, ordinary):
-            with preserved_buffers(*self._modules), preserved_rng():
+            with kept_buffers(self._modules), preserved_rng():
                 random.random(), np.random.random()  # the graph was captured on other noise of Python's and NumPy's
                 total, _, gradients = run()
             results.append([total, *(g for g in gradients if g is not None)])

@@ -94,6 +94,17 @@ def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
             module.training = was
 
 
+@contextmanager
+def kept_buffers(modules: list[nn.Module]) -> Iterator[None]:
+    """Puts the values of buffers back, such as running statistics, and the buffers themselves stay where they are."""
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        write(buffers, before)
+
+
 class MovingAverage:
     """An exponential moving average of parameters, updated in place.
 

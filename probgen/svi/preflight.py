@@ -15,11 +15,10 @@ from probgen.errors import DataError, ProbgenError, ProgramError
 from probgen.objectives import PairLoss
 from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
 from probgen.programs.checks import check_values
-from probgen.programs.param_scope import preserved_buffers
 from probgen.programs.run import trial
 from probgen.seeding import preserved_rng
 from probgen.svi.batches import Batches, Stream, as_call
-from probgen.svi.parameters import modules_of, untrained
+from probgen.svi.parameters import kept_buffers, modules_of, untrained
 
 
 @contextmanager
@@ -27,7 +26,7 @@ def rehearsal(modules: list[nn.Module]) -> Iterator[None]:
     """Runs its body and leaves generators and buffers as they were; Pyro's store too if the body raises."""
     store = pyro.get_param_store()
     saved = store.get_state()
-    with preserved_rng(), preserved_buffers(*modules), untrained(modules), poutine.block():
+    with preserved_rng(), kept_buffers(modules), untrained(modules), poutine.block():
         try:
             yield
         except BaseException:

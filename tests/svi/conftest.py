@@ -101,7 +101,11 @@ class NetGuide(PyroModule):
     def forward(self, x: Tensor, y: Tensor | None = None) -> None:
         h = self.net(x)
         with pyro.plate("data", len(x)):
-            q = dist.Bernoulli(logits=self.loc(h)) if self.discrete else dist.Normal(self.loc(h), self.log_scale(h).exp())
+            q = (
+                dist.Bernoulli(logits=self.loc(h))
+                if self.discrete
+                else dist.Normal(self.loc(h), self.log_scale(h).exp())
+            )
             pyro.sample("z", q.to_event(1))
 
 

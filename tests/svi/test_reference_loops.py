@@ -203,8 +203,8 @@ def test_players_that_cannot_play(x, adam, side, message):
         SVI(_numbers(), None, adam, _Game(side, SIDES[1])).step(x)
 
 
-# `autograd.grad` gives one expanded number for the first, one tensor for both parameters of the second: an optimizer that
-# works on its memory, and clipping in place, need more.
+# `autograd.grad` gives one expanded number for the first and one tensor for both parameters of the second; fused
+# optimizers, which read memory, and clipping in place need more.
 SHARED_GRADIENTS = {
     "expanded": lambda m, x: (m.a + m.b).sum(),
     "shared": lambda m, x: ((m.a + m.b - x.mean()) ** 2).sum(),
@@ -260,9 +260,15 @@ def test_averaged_parameters_are_swapped_in_and_out(make_svi, x, tensors_of, ass
     svi = make_svi(ema_decay=0.9)
     result = svi.run(x, num_steps=5, seed=0, progress=False)
     before = tensors_of(svi)
-    with pytest.raises(KeyError, match="inside"), svi.averaged_parameters():
-        inside = {name: value.detach().clone() for name, value in svi.parameters.items()}
-        raise KeyError("inside")
+    inside = {}
+
+    def look():
+        with svi.averaged_parameters():
+            inside.update({name: value.detach().clone() for name, value in svi.parameters.items()})
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):  # they come back after an error as well
+        look()
     assert_same(inside, result.state.averaged)
     assert_same(tensors_of(svi), before)
     assert not torch.equal(inside["model.weight"], before["model.weight"])

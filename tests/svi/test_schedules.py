@@ -77,14 +77,14 @@ def test_every_group_keeps_its_own_rate(likelihood_model, x):
 def test_nonsense_is_named_before_the_first_step(make_svi, x, value, tensors_of, assert_same):
     svi = make_svi(schedule=lambda step, total: value)
     before = tensors_of(svi)
-    with pytest.raises(ArgumentError, match="`schedule` must return a finite number of at least 0, got .* at step 0"):
+    with pytest.raises(ArgumentError, match=r"`schedule` must return a finite number of at least 0, got .* at step 0"):
         svi.run(x, num_steps=2, progress=False)
     after = tensors_of(svi)
     assert_same({name: after[name] for name in before}, before)
 
 
 def test_a_schedule_must_be_callable(make_svi):
-    with pytest.raises(ArgumentTypeError, match="`schedule` must be callable, got float"):
+    with pytest.raises(ArgumentTypeError, match=r"`schedule` must be callable, got float"):
         make_svi(schedule=0.1)
 
 
