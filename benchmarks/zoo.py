@@ -179,7 +179,7 @@ class Row:
     exact: bool = False
 
 
-BITS = {"data": "digits, bits", "baseline": independent_bernoulli}
+BITS: dict[str, Any] = {"data": "digits, bits", "baseline": independent_bernoulli}
 SMALL = "latent_dim=8,hidden=(64,)"
 LAYERS = "latent_dims=(16,8),hidden=(64,)"
 CONV = "latent_dim=8,hidden=(16,32),network=conv,activation=relu"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
@@ -23,6 +24,30 @@ def checked_levels(levels: Any) -> int:
     if levels > 65536:
         raise ArgumentError(f"`levels` must be at most 65536 (16 bits), got {levels}")
     return levels
+
+
+class Bernoulli(dist.Bernoulli):
+    r"""Pyro's Bernoulli with a cheaper log-probability of bits.
+
+    .. math:: \log p(x) = \log\sigma\big((2x - 1) \, \mathrm{logit}\big), \quad x \in \{0, 1\}
+
+    One pass over ``[num_particles, batch, dim]`` forward and one backward less than the cross-entropy, which is
+    also defined for x between 0 and 1: half the time on the CPU, where this is the most of what is not matrix
+    products in a VAE's step.
+
+    Args:
+        logits: ``[*batch]``.
+
+    Example:
+        >>> Bernoulli(logits=torch.tensor(0.0)).log_prob(torch.tensor(1.0))
+        tensor(-0.6931)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of bits, of the broadcast shape of ``value`` and the batch."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return F.logsigmoid((2 * value - 1) * self.logits)
 
 
 class Grid(constraints.Constraint):

@@ -17,6 +17,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
+from probgen import distributions
 from probgen.config import build, canonical, parse_spec
 from probgen.distributions import DiscretizedLogisticDistribution, Grid, checked_levels
 from probgen.errors import ArgumentError, nearest
@@ -145,7 +146,7 @@ class Bernoulli(Likelihood):
     required = "0 or 1 (for grey values in [0, 1] binarize the data or use 'discretized-logistic')"
 
     def _elementwise(self, parts: tuple[Tensor, ...]) -> TorchDistribution:
-        return dist.Bernoulli(logits=parts[0])
+        return distributions.Bernoulli(logits=parts[0])
 
     def _valid(self, x: Tensor) -> Tensor:
         return (x == 0) | (x == 1)

@@ -168,7 +168,7 @@ def test_handwritten_evaluation_is_log_p(twins: tuple[Any, Any]) -> None:
         net.encoder[-1].bias[:3] = 0.3
         net.encoder[-1].bias[3:] = math.log(math.expm1(1.0))  # scale 1, so that Var(p / q) = exp(0.3^2)^3 - 1
     x = torch.ones(5, 16)
-    truth = torch.nn.functional.logsigmoid(net.decoder[-1].bias).sum()
+    truth = torch.nn.functional.logsigmoid(net.decoder[-1].bias).sum().detach()
     for at_once in (7, 5000):
         estimate = handwritten.evaluate(net, x, num_particles=5000, batch_size=2, at_once=at_once)
         assert float((estimate - truth).abs().max()) < 5 * math.sqrt(math.expm1(3 * 0.3**2) / 5000)
@@ -212,19 +212,19 @@ def test_limit_counts_every_product() -> None:
     assert limit.gflop == pytest.approx(2e-9 * 100 * (3 * forward - 784 * 200))  # the data need no gradient
 
 
-def test_competitors_have_the_same_loss() -> None:
-    batches = torch.from_numpy(importlib.import_module("step_settings").bits(2, 0))
-    for particles in (1, 3):
-        losses = []
-        for make in (
-            lambda k: step_time.ours(k, capture=True),
-            lambda k: step_time.ours(k, capture=False),
-            step_time.pyros,
-            lambda k: step_time.by_hand(k, handwritten.log_sigmoid),
-        ):
-            torch.manual_seed(0)
-            losses.append(make(particles)(batches).loss)
-        assert max(losses) - min(losses) < 0.1 * min(losses), losses  # random weights differ, the model does not
+@pytest.mark.parametrize("particles", [1, 3])
+def test_competitors_do_the_same_work(particles: int) -> None:
+    # Pyro and both hand-written steps make the same net and draw the same noise; ours is compared in the pairing test.
+    batches = torch.from_numpy(importlib.import_module("step_settings").bits(3, 0))
+    losses = []
+    for make in (
+        step_time.pyros,
+        lambda k: step_time.by_hand(k, handwritten.cross_entropy),
+        lambda k: step_time.by_hand(k, handwritten.log_sigmoid),
+    ):
+        torch.manual_seed(0)
+        losses.append(make(particles)(batches).loss)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from probgen.config import parse_spec
 from probgen.registry import entry, names
 
 # What a digit's 64 pixels need and 1,437 training data support; the comparison takes about 100 s on two cores.
-MODEL = "vae:hidden=(200,),latent_dim=16"
+MODEL = "vae:hidden=(200,100),latent_dim=16"
 OBJECTIVES = (
     "elbo",
     "elbo:kl=analytic",
@@ -41,8 +41,8 @@ class Compare:
     eval_split: str = "test"
     """What is evaluated on."""
 
-    binarize: Literal["dynamic", "fixed", "threshold", "none"] = "dynamic"
-    """Grey values to bits: a fresh draw in every batch, one draw, x > 0.5, or not at all."""
+    binarize: Literal["threshold", "fixed", "dynamic", "none"] = "threshold"
+    """Grey values to bits: x > 0.5, one random draw, a fresh one in every batch, or not at all."""
 
     event_shape: tuple[int, ...] = ()
     """Shape of one datum, such as 1 28 28; flat if it is not given."""
@@ -60,13 +60,13 @@ class Compare:
         tuple[str, ...], arg(help=f"Specs of the objectives, of {_names('objective')}.", metavar="SPEC [SPEC ...]")
     ] = OBJECTIVES
 
-    num_epochs: int = 150
+    num_epochs: int = 100
     """Passes over the data."""
 
     batch_size: int = 100
     """Data per step, and per minibatch of the evaluation."""
 
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Of Adam."""
 
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -21,10 +21,8 @@ __all__ = [
 ]
 
 _FEWEST_IN_TAIL = 5  # below this no Pareto distribution is fitted (Vehtari et al.)
-_PRIOR_COUNT, _PRIOR_SHAPE = (
-    10,
-    0.5,
-)  # the weak prior on the shape counts as ten draws at 1/2 (Vehtari et al.)
+_PRIOR_COUNT = 10  # the weak prior on the shape counts as ten draws at 1/2 (Vehtari et al.)
+_PRIOR_SHAPE = 0.5
 
 
 def particle_namespace(log_weights: Array, axes: tuple[str, ...] = ("num_particles",)) -> Ops:

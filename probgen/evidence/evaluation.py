@@ -20,7 +20,7 @@ from probgen.seeding import seeded
 from probgen.svi.batches import Batches, Stream, as_call, open_batches, size_of
 from probgen.svi.parameters import mode, modules_of
 
-ROWS_AT_ONCE = 1 << 14  # data x particles of one run, by default
+ROWS_AT_ONCE = 1 << 12  # data x particles of one run, by default: more falls out of a CPU's cache
 
 
 def evaluate(
@@ -62,7 +62,7 @@ def evaluate(
         seed: seeds the evaluation and restores every generator; None draws from the global ones. The same seed gives
             the same numbers only for the same ``batch_size`` and ``max_particles_at_once``; others may draw other
             particles.
-        max_particles_at_once: particles per run of the pair, which bounds memory; by default about 16,000 samples
+        max_particles_at_once: particles per run of the pair, which bounds memory; by default about 4,000 samples
             (data times particles) a run.
         batch_plate: name of the plate over data, where more than one encloses every site.
         progress: show a bar over the data.

@@ -122,9 +122,7 @@ def analytic_kl(terms: PairTerms) -> Tensor | float:
 
 
 def _site_kl(site: SiteTerm) -> Tensor:
-    if is_delta(
-        site.q
-    ):  # a function of sites before it, as in Pyro's autoguides; Pyro's own KL forgets its log_density
+    if is_delta(site.q):  # a function of earlier sites, as in Pyro's autoguides; the KL of Pyro forgets its jacobian
         return site.log_q - site.log_p  # type: ignore[operator]
     if not _same_layout(site.model_layout, site.layout):
         raise UnsupportedObjective(

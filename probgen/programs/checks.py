@@ -71,17 +71,28 @@ class Replay(poutine.replay_messenger.ReplayMessenger):
     A plate that is passed ``subsample=`` keeps it: were it replaced, the program would go on using its own indices.
 
     Raises:
-        ProgramError: a site whose event shape differs, before the program can fail on its value.
+        ProgramError: a plate whose size or a site whose event shape differs, before the program can fail on it.
     """
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
             if msg["value"] is None:
                 super()._pyro_sample(msg)
+                _check_plate_size(msg)
             return
         super()._pyro_sample(msg)
         if msg["done"] and not msg["is_observed"]:
             _check_event_shape(msg["name"], msg["fn"], self.trace.nodes[msg["name"]]["fn"])  # type: ignore[union-attr]
+
+
+def _check_plate_size(plate: Site) -> None:
+    """Refuses indices that would turn a whole plate into a subsampled one."""
+    size, indices = plate["fn"].size, plate["value"]
+    if indices is not None and plate["fn"].subsample_size is None and len(indices) != size:
+        raise ProgramError(
+            f"plate '{plate['name']}' has size {size} in the model but {len(indices)} in the guide; use the same size "
+            "in both"
+        )
 
 
 def _check_event_shape(name: str, p: Any, q: Any) -> None:

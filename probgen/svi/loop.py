@@ -22,7 +22,7 @@ from probgen.svi.divergence import bad_parameter, cause
 from probgen.svi.fetch import Fetched
 from probgen.svi.plan import Callback, Plan
 from probgen.svi.players import OptimFactory, Seat, check_optim, seat
-from probgen.svi.preflight import check_data, first_batch, preflight, rehearsal
+from probgen.svi.preflight import preflight, rehearsal, try_out
 from probgen.svi.schedules import Schedule, multiplier
 from probgen.svi.state import SVIResult, SVIState
 from probgen.svi.training import Training
@@ -174,6 +174,8 @@ class SVI:
             DivergedError: names the first bad parameter or site.
         """
         if not math.isfinite(fetched.total):
+            if not fetched.here:  # the next step has been taken meanwhile
+                self._copies.restore(fetched.step - 1)
             where = cause(self.pair, self.parameters, fetched)
             self._give_up(f"the loss is {fetched.total} at step {fetched.step}: {where}", fetched.step - 1)
 
@@ -248,29 +250,23 @@ class SVI:
         held_out = None if eval_data is None else open_batches(eval_data, batch_size, self.device, shuffle=False)
         with seeded(seed), self._at_work():
             training = Training(self, plan, batches, held_out)
-            with rehearsal(self.modules), params.mode(self.modules, training=True):
-                self._board(batches, held_out, training.total_steps)
+            with rehearsal(self.modules):
+                self._board(batches, held_out, training)
             losses = training.go()
         state = replace(self.state, averaged={name: v.clone() for name, v in self.state.averaged.items()})
         return SVIResult(params.constrained(self.parameters), state, torch.tensor(losses, dtype=torch.float64))
 
-    def _board(self, batches: Batches | Stream, held_out: Batches | Stream | None, total_steps: int | None) -> None:
+    def _board(self, batches: Batches | Stream, held_out: Batches | Stream | None, training: Training) -> None:
         """Refuses what can be refused, then finds the parameters."""
-        first = self._try(batches)
+        with params.mode(self.modules, training=True):
+            first = try_out(self.pair, batches, training.num_steps)
+            if not self._seats:
+                self._prepare(first)
         if held_out is not None:
-            self._try(held_out)
-        if not self._seats:
-            self._prepare(first)
+            with params.mode(self.modules, training=False):
+                try_out(self.pair, held_out, None)
         if self._schedule is not None:
-            multiplier(self._schedule, self.state.step, total_steps)
-
-    def _try(self, source: Batches | Stream) -> Call:
-        """The first batch, once the pair has run on it and all data in memory have been checked."""
-        args, kwargs = as_call(first_batch(source))
-        terms = preflight(self.pair, args, kwargs)
-        if isinstance(source, Batches):
-            check_data(self.pair, source, terms)
-        return args, kwargs
+            multiplier(self._schedule, self.state.step, training.total_steps)
 
     def held_out_bound(self, held_out: Batches | Stream) -> float:
         """The mean bound per datum on held-out batches, always on the same noise."""

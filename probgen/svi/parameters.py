@@ -85,6 +85,9 @@ def constrained(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
 def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
     """Puts modules into train or eval mode, and back: every submodule as it was."""
     before = [(module, module.training) for root in modules for module in root.modules()]
+    if all(was is training for _, was in before):  # every step asks, and setting is slower than looking
+        yield
+        return
     for root in modules:
         root.train(training)
     try:
@@ -157,12 +160,16 @@ class Copies:
         torch._foreach_copy_(oldest, self._tensors)
         self._kept[step] = oldest
 
+    def restore(self, step: int) -> None:
+        """Goes back to the copy after ``step`` steps."""
+        write(self._tensors, self._kept[step])
+
     def undo(self, step: int) -> int | None:
         """Goes back to the last finite copy of at most ``step`` steps; returns its step, or None without one."""
         for taken in sorted(self._kept, reverse=True):
-            copies = self._kept[taken]
-            if taken <= step and all(bool(torch.isfinite(copy).all()) for copy in copies[: self._checked]):
-                write(self._tensors, copies)
+            copies = self._kept[taken][: self._checked]
+            if taken <= step and all(bool(torch.isfinite(copy).all()) for copy in copies):
+                self.restore(taken)
                 return taken
         return None
 

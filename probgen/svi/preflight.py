@@ -17,7 +17,7 @@ from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
 from probgen.programs.checks import check_values
 from probgen.programs.run import trial
 from probgen.seeding import preserved_rng
-from probgen.svi.batches import Batches, Stream, as_call
+from probgen.svi.batches import Batches, Call, Stream, as_call
 from probgen.svi.parameters import kept_buffers, modules_of, untrained
 
 
@@ -33,6 +33,25 @@ def rehearsal(modules: list[nn.Module]) -> Iterator[None]:
             store.clear()
             store.set_state(saved)
             raise
+
+
+def try_out(pair: PairLoss, source: Batches | Stream, steps: int | None) -> Call:
+    """Tries the first batch, the smaller one at the end if ``steps`` reach it, and checks all data in memory.
+
+    Returns:
+        The first batch.
+
+    Raises:
+        ProbgenError: as :func:`preflight` and :func:`check_data`.
+    """
+    first = as_call(first_batch(source))
+    terms = preflight(pair, *first)
+    if isinstance(source, Batches):
+        check_data(pair, source, terms)
+        last = _last_batch(source)
+        if last is not None and (steps is None or steps >= len(source)):
+            preflight(pair, *as_call(last))
+    return first
 
 
 def preflight(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairTerms:
@@ -98,6 +117,15 @@ def first_batch(batches: Batches | Stream) -> Any:
     if isinstance(batches, Stream):
         return next(iter(batches.epoch(generator)))
     return batches.data.batch(slice(0, batches.batch_size), generator)
+
+
+def _last_batch(batches: Batches) -> Any:
+    """The batch at the end if it is smaller than the others, or None."""
+    rest = len(batches.data) % batches.batch_size
+    if rest == 0:
+        return None
+    generator = torch.Generator(batches.device).manual_seed(0)
+    return batches.data.batch(slice(len(batches.data) - rest, len(batches.data)), generator)
 
 
 def _parts(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

@@ -34,8 +34,8 @@ class Training:
 
     def __init__(self, svi: SVI, plan: Plan, batches: Batches | Stream, held_out: Batches | Stream | None) -> None:
         self.svi, self.plan, self.batches, self.held_out = svi, plan, batches, held_out
-        steps = plan.steps(length_of(batches))
-        self.total_steps = None if steps is None else svi.state.step + steps  # those of earlier runs included
+        self.num_steps = plan.steps(length_of(batches))  # None where nobody knows
+        self.total_steps = None if self.num_steps is None else svi.state.step + self.num_steps  # with earlier runs'
         self.losses: list[float] = []  # per datum, one a step
         self._bounds: list[float] = []  # likewise
         self._seconds: list[float] = []  # likewise
@@ -43,7 +43,7 @@ class Training:
         self._epochs = 0
         self._waiting: deque[Fetched] = deque()
         self._best = _Best(svi)
-        self._progress = Progress(steps, plan.label, svi.state.step)
+        self._progress = Progress(self.num_steps, plan.label, svi.state.step)
 
     def go(self) -> list[float]:
         """Trains, and returns the loss per datum of each step."""

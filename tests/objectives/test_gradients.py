@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from probgen.objectives import ELBO, IWAE, MIWAE, MaximumLikelihood, Renyi
+from probgen.objectives.gradients import leave_one_out, score_function
 
 REPLICATES = 20_000
 
@@ -57,6 +58,24 @@ def test_bounds_equal_quadrature_and_enumeration(problem, objective, request, po
     ]
     pair = problem.build(REPLICATES)
     assert_mean(objective.bound(pair.model, pair.guide, pair.data), expected_bound(combine, 2, *terms(1.0)))
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, -1])
+def test_the_baseline_takes_a_constant_out_of_a_score_function_gradient(alpha, power_mean):
+    log_q = torch.randn(3, 10, requires_grad=True)
+    gradients = []
+    for constant in (0.0, 1000.0):
+        surrogate = score_function(power_mean(alpha), torch.zeros(3, 10) + constant - log_q, log_q)
+        gradients.append(torch.autograd.grad(surrogate.sum(), log_q)[0])
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
+
+
+def test_the_baseline_is_the_bound_of_the_other_particles(power_mean):
+    weights = torch.randn(4, 3)
+    for combine in (power_mean(0), power_mean(0.5), lambda w: w.mean(0)):
+        expected = torch.stack([combine(weights[[j for j in range(4) if j != k]]) for k in range(4)])
+        torch.testing.assert_close(leave_one_out(combine, weights), expected, rtol=1e-12, atol=1e-12)
+    assert not leave_one_out(power_mean(0), weights[:1]).any()
 
 
 def test_renyi_with_a_discrete_guide_moves_the_guide_at_order_zero(mixture, replicated_gradients, assert_mean):

@@ -178,7 +178,7 @@ STATEFUL = {
 @pytest.mark.parametrize("function", READS.values(), ids=READS)
 def test_reading_a_tensor_is_refused(x, adam, function):
     svi = SVI(Awkward(function), None, adam, MaximumLikelihood(), capture=True)
-    with pytest.raises(ProgramError, match=r"reads a (tensor's value into Python|parameter as a number)") as error:
+    with pytest.raises(ProgramError, match="reads a tensor's value into Python") as error:
         svi.run(x, num_steps=3, seed=0, progress=False)
     assert "`capture=False`" in str(error.value)
     SVI(Awkward(function), None, adam, MaximumLikelihood()).run(x, num_steps=3, seed=0, progress=False)

@@ -145,7 +145,9 @@ def test_a_support_of_one_datum_is_not_taken_for_all(adam, refused):
     svi = SVI(model, None, adam, MaximumLikelihood())
     for batch_size in (1, 2, 3):
         svi.run((counts, totals), batch_size=batch_size, num_epochs=1, progress=False)
-    refused(svi, DataError, "site 'x' observes 5", (counts, totals - torch.tensor([0.0, 2.0, 0.0])), batch_size=1)
+    for batch_size in (1, 2, 3):
+        data = (counts, torch.tensor([9.0, 4.0, 3.0]))
+        refused(svi, DataError, "site 'x' observes 5 at index", data, batch_size=batch_size)
 
 
 def test_labels_outside_the_support(adam, bits, refused):
@@ -287,6 +289,29 @@ def test_pairs_that_do_not_fit(adam, x, refused, model, guide, error, message):
     assert not isinstance(caught.__cause__, ProbgenError)
     with pytest.raises(error, match=message):
         svi.step(x)
+
+
+def test_the_smaller_batch_at_the_end_is_tried_too(nets, adam, x, refused):
+    """Batch normalisation needs two data; a plate of a fixed size needs its size."""
+    svi = SVI(*nets(batch_norm=True), adam, ELBO())
+    refused(
+        svi,
+        ProgramError,
+        r"fail on a batch \(\(1, 3\) torch.float64\): ValueError: Expected more than 1",
+        x,
+        batch_size=19,
+    )
+    svi.run(x, batch_size=19, num_steps=1, progress=False)  # does not reach it
+    svi.run(x[:19], batch_size=19, num_epochs=1, eval_data=x, progress=False)  # is evaluated in eval mode
+
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(3))
+        with pyro.plate("data", 5):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    svi = SVI(model, None, adam, MaximumLikelihood())
+    refused(svi, ProgramError, r"\(3, 3\)", x[:18], batch_size=5)
+    svi.run(x, batch_size=5, num_epochs=1, progress=False)
 
 
 def test_objectives_that_do_not_fit(make_svi, nets, x, refused):

@@ -44,10 +44,9 @@ def recorder(adam):
 
 
 def trained_on(svi, data, **options):
-    """The batches that steps saw; the first call of the model is a trial."""
-    svi.model.seen.clear()
-    svi.run(data, progress=False, **{"seed": 0, "num_epochs": 1} | options)
-    return svi.model.seen[1:]
+    """The batches that steps saw, after those of trials."""
+    losses = svi.run(data, progress=False, **{"seed": 0, "num_epochs": 1} | options).losses
+    return svi.model.seen[-len(losses) :]
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

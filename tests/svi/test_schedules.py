@@ -76,11 +76,12 @@ def test_every_group_keeps_its_own_rate(likelihood_model, x):
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, "1", None, True])
 def test_nonsense_is_named_before_the_first_step(make_svi, x, value, tensors_of, assert_same):
     svi = make_svi(schedule=lambda step, total: value)
-    before = tensors_of(svi)
+    before, state = tensors_of(svi), torch.get_rng_state()
     with pytest.raises(ArgumentError, match=r"`schedule` must return a finite number of at least 0, got .* at step 0"):
         svi.run(x, num_steps=2, progress=False)
     after = tensors_of(svi)
     assert_same({name: after[name] for name in before}, before)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_schedule_must_be_callable(make_svi):
