@@ -186,13 +186,6 @@ def declared_parameters(
     return guided.parameters | modelled.parameters
 
 
-def event_shapes(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Size]:
-    """The event shapes of a program's latent sites when it runs on its own, by name, by a trial run."""
-    with trial(program):
-        trace = _run(_Pair(program, program, args, kwargs), program, RunOptions(validate=False), None).trace
-    return {site["name"]: site["fn"].event_shape for site in sample_sites(trace) if not site["is_observed"]}
-
-
 @contextmanager
 def trial(*programs: Program) -> Iterator[None]:
     """A run that only looks: no gradients, no effect on generators, buffers, outer Pyro handlers or a traced graph."""

@@ -136,6 +136,12 @@ def test_khat_of_a_tail_of_equal_weights_is_finite():
     assert np.isfinite(pareto_khat(array))
 
 
+def test_khat_of_a_tail_near_the_smallest_number_is_finite():
+    array = np.full(1000, -2000.0)
+    array[:50], array[0] = math.log(np.finfo(float).tiny) + 0.01, 0.0  # excesses of 0.01 tiny: their inverse overflows
+    assert 1.0 < pareto_khat(array) < INF
+
+
 def test_khat_does_not_depend_on_the_batch():
     array = draw(200, 1000, scale=2.0)
     together = pareto_khat(array)
@@ -174,17 +180,17 @@ def test_khat_in_float32_is_close():
     for make in MAKE.values():
         khat = pareto_khat(make(array))
         assert str(khat.dtype).removeprefix("torch.") == "float32"
-        np.testing.assert_allclose(khat, exact, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(khat, exact, rtol=1e-7)  # computed in float64, rounded at the end
     with jax.enable_x64(False):
-        np.testing.assert_allclose(jax.jit(pareto_khat)(array), exact, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(jax.jit(pareto_khat)(array), exact, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, -83.7, 1e4])
 def test_khat_of_a_perfect_guide_is_minus_infinite(make, value):
     array = np.full((1000, 30), value)
     np.testing.assert_array_equal(pareto_khat(make(array)), np.full(30, -INF))
-    rounded = array + np.spacing(value) * np.random.default_rng(0).integers(-1, 2, size=array.shape)
-    np.testing.assert_array_equal(pareto_khat(make(rounded)), np.full(30, -INF))
+    array[:3] += np.spacing(max(1.0, value))  # rounding; taken for outliers, it would make the guide a hopeless one
+    np.testing.assert_array_equal(pareto_khat(make(array)), np.full(30, -INF))
 
 
 def test_khat_of_too_few_draws_is_nan(make):
