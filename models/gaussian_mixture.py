@@ -50,8 +50,7 @@ class GaussianMixture(PyroModule):
         self.num_components = positive_int("num_components", num_components)
         self.summed_out = bool(summed_out)
         self.min_scale = positive_float("min_scale", min_scale)
-        self.likelihood = NormalFixed((self.data_dim,))  # for its checks of the data; the scales are ours
-        self.event_shape = self.likelihood.event_shape
+        self.event_shape = (self.data_dim,)
         self.mixture_logits = nn.Parameter(torch.zeros(self.num_components))
         self.locs = nn.Parameter(torch.randn(self.num_components, self.data_dim))
         near_one = torch.tensor(1.0).expm1().log()  # softplus of it is 1
@@ -75,7 +74,7 @@ class GaussianMixture(PyroModule):
         Raises:
             DataError: the data do not fit.
         """
-        x, batch = observed_batch(self.likelihood, x, num_samples, self.locs.dtype)
+        x, batch = observed_batch(NormalFixed(self.event_shape), x, num_samples, self.locs.dtype)
         components = dist.Categorical(logits=self.mixture_logits)
         locs, scales = self.locs, self.scales
         with pyro.plate("data", batch, dim=-1):
@@ -115,6 +114,6 @@ class GaussianMixture(PyroModule):
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """The joint log p(x, z = c), ``[B, C]``."""
-        x = self.likelihood.cast(x, self.locs.dtype)
+        x = NormalFixed(self.event_shape).cast(x, self.locs.dtype)
         log_prob = dist.Normal(self.locs, self.scales).to_event(1).log_prob(x[:, None])
         return log_prob + self.mixture_logits.log_softmax(-1)

@@ -48,8 +48,7 @@ class PPCA(PyroModule):
         super().__init__()
         self.data_dim = positive_int("data_dim", data_dim)
         self.latent_dim = positive_int("latent_dim", latent_dim)
-        self.likelihood = NormalFixed((self.data_dim,))  # for its checks of the data; the scale is ours
-        self.event_shape = self.likelihood.event_shape
+        self.event_shape = (self.data_dim,)
         self.loadings = nn.Parameter(torch.randn(self.data_dim, self.latent_dim) / math.sqrt(self.latent_dim))
         self.mean = nn.Parameter(torch.zeros(self.data_dim))
         self.log_scale = nn.Parameter(torch.zeros(()))
@@ -79,7 +78,7 @@ class PPCA(PyroModule):
             DataError: the data do not fit.
         """
         parameter = next(self.parameters())
-        x, batch = observed_batch(self.likelihood, x, num_samples, parameter.dtype)
+        x, batch = observed_batch(NormalFixed(self.event_shape), x, num_samples, parameter.dtype)
         with pyro.plate("data", batch, dim=-1):
             z = pyro.sample("z", standard_normal(self.latent_dim, parameter))
             return pyro.sample("x", self.decode(z), obs=x)
@@ -104,7 +103,7 @@ class PPCA(PyroModule):
         Raises:
             DataError: the data do not fit.
         """
-        x = self.likelihood.cast(x, self.mean.dtype)
+        x = NormalFixed(self.event_shape).cast(x, self.mean.dtype)
         factor, loc = self._posterior_factor(x)  # [L, L], [B, L]
         residual = x - self.mean - loc @ self.loadings.mT
         quadratic = (residual**2).sum(-1) * (-2 * self.log_scale).exp() + (loc**2).sum(-1)
@@ -123,7 +122,7 @@ class PPCA(PyroModule):
         Raises:
             DataError: the data do not fit.
         """
-        x = self.likelihood.cast(x, self.mean.dtype)
+        x = NormalFixed(self.event_shape).cast(x, self.mean.dtype)
         factor, loc = self._posterior_factor(x)
         precision = factor @ factor.mT * (-2 * self.log_scale).exp()
         return dist.MultivariateNormal(loc, precision_matrix=precision.expand(len(x), -1, -1))

@@ -304,9 +304,11 @@ def compare(
         for label, spec in runs.items():
             callbacks = [] if folder is None else [_logger(folder, label, seed)]
             shown = (f"{label}, seed {seed}" if len(seeds) > 1 else label) if progress else False
-            options = {**length, "seed": seed, "eval_data": eval_data, "callbacks": callbacks, "progress": shown}
+            options = {**length, "seed": seed, "callbacks": callbacks, "progress": shown}
+            if folder is not None:  # the held-out bound of every epoch is for its metrics alone
+                options["eval_data"] = eval_data
             with _named(label, seed):
-                done.append(_run(label, spec, seed, data, options, accelerator, num_particles))
+                done.append(_run(label, spec, seed, data, eval_data, options, accelerator, num_particles))
             if folder is not None:
                 rows = Comparison(tuple(done), eval_data, settings).rows
                 folder.write("comparison.csv", to_csv(rows).encode())  # also of a comparison that is cut short
@@ -375,6 +377,7 @@ def _run(
     spec: RunSpec,
     seed: int,
     data: Any,
+    eval_data: Any,
     options: Mapping[str, Any],
     accelerator: str,
     num_particles: int,
@@ -389,7 +392,7 @@ def _run(
         evidence = evaluate(
             svi.model,
             svi.guide,
-            options["eval_data"],
+            eval_data,
             num_particles=num_particles,
             batch_size=options["batch_size"],
             seed=EVAL_SEED,

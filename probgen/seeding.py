@@ -3,15 +3,32 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import pyro
 import torch
 
+from probgen.errors import ArgumentError
+
+MAX_SEED = 2**32 - 1  # NumPy's global generator takes no larger one
+
+
+def check_seed(seed: Any) -> None:
+    """Raises unless the seed is None or a number that every generator takes.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed <= MAX_SEED):
+        raise ArgumentError(f"`seed` must be None or a whole number from 0 to {MAX_SEED}, got {seed!r}")
+
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Leaves every global generator (torch on all devices, NumPy, Python) as it was found."""
+    """Leaves every global generator (torch on CPU and CUDA, NumPy, Python) as it was found."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -27,6 +44,9 @@ def seeded(seed: int | None) -> Iterator[None]:
 
     With ``seed=None`` the body draws from Pyro's global generators, as Pyro itself does.
 
+    Raises:
+        ArgumentError: neither None nor a whole number from 0 to 2**32 - 1.
+
     Example:
         >>> with seeded(0):
         ...     first = torch.rand(3)
@@ -35,6 +55,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         >>> bool((first == second).all())
         True
     """
+    check_seed(seed)
     if seed is None:
         yield
         return

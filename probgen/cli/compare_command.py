@@ -8,7 +8,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from probgen.config import parse_spec
 from probgen.registry import entry, names
 
-# What a digit's 64 pixels need and 1,437 training data support; the comparison takes about 100 s on two cores.
+# What a digit's 64 pixels need and 1,437 training data support; the comparison takes one to two minutes on two cores.
 MODEL = "vae:hidden=(200,100),latent_dim=16"
 OBJECTIVES = (
     "elbo",

@@ -18,6 +18,9 @@ from probgen.objectives import Objective
 from probgen.seeding import seeded
 from probgen.svi import warmup_cosine
 
+# What a guide takes over from the model's spec; its minimum scale, say, is another thing than the model's.
+SHARED = ("latent_dim", "latent_dims", "hidden", "network", "activation", "num_classes")
+
 
 def run(options: Compare) -> None:
     """Loads, trains, evaluates; the table goes to standard output, everything else to standard error."""
@@ -109,8 +112,9 @@ def _likelihood(spec: str) -> str:
 
 
 def _guide(options: Compare, data: Dataset) -> functools.partial[Any] | None:
-    """The guide's factory: what it shares with the model, such as `latent_dim` and `hidden`, need not be said again."""
+    """The guide's factory; the sizes that it shares with the model need not be said again."""
     if options.guide == "none":
         return None
-    arguments = _shared_defaults(options, data) | parse_spec(options.model)[1]
+    sizes = {name: value for name, value in parse_spec(options.model)[1].items() if name in SHARED}
+    arguments = _shared_defaults(options, data) | sizes
     return functools.partial(registry.parse, "guide", options.guide, **arguments)

@@ -138,7 +138,7 @@ class Estimator:
 
     def _run(self, batch: Minibatch, num_particles: int, *, validate: bool) -> PairTerms:
         options = replace(self.options, num_particles=num_particles, validate=validate)
-        return trace_pair(self.model, self.guide, batch.args, batch.kwargs, options)
+        return trace_pair(self.model, self.guide, batch.args, batch.kwargs, options).plain
 
     def _log_evidence(self, batch: Minibatch) -> WeightStatistics:
         with pyro.validation_enabled(True):

@@ -42,8 +42,8 @@ def evaluate(
 
     In expectation this is a lower bound that rises to log p(x) with K. Particles come in chunks and data in
     minibatches; of the log-weights only running sums and the tail that k-hat needs are kept. Both programs run in eval
-    mode and without gradients. A ``poutine.scale`` or N/B that multiplies whole data is left out: the result is log p
-    of one datum.
+    mode and without gradients. A ``poutine.scale`` and the N/B of whole data are left out: the result is log p of one
+    datum under the model that the program declares.
 
     - A model without latent sites gives its exact likelihood. With ``guide=None``, a method ``log_evidence`` of the
       model is taken at its word.

@@ -36,10 +36,11 @@ class Estimate:
     @property
     def loss(self) -> Tensor:
         """Minus the scaled sum of ``value`` over the batch, with the gradient of the surrogate."""
-        loss = -(self.surrogate * self.scale).sum()
         if self.value is self.surrogate:
-            return loss
-        return loss + (-(self.value * self.scale).sum() - loss).detach()
+            return -(self.surrogate * self.scale).sum()
+        gradient = self.surrogate - self.surrogate.detach()  # 0 in value; NaN where the surrogate is infinite
+        gradient = torch.where(torch.isfinite(self.surrogate.detach()), gradient, 0.0)
+        return -((self.value + gradient) * self.scale).sum()
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class Objective(pyro.infer.ELBO):
         return terms.log_weights
 
     def plain(self, terms: PairTerms, integrand: Tensor) -> Tensor:
-        """The integrand of the plain bound; differs from ``integrand`` where the objective is regularised."""
-        return integrand
+        """The integrand of the plain bound on log p(x): without what regularises or scales some sites."""
+        return integrand if terms.unscaled is None else self.integrand(terms.unscaled)
 
     def path_weights(self, integrand: Tensor) -> Tensor | None:
         """What multiplies the gradient through each sample, ``[K, batch]``, beyond the particle's own weight."""
@@ -186,7 +187,7 @@ class Objective(pyro.infer.ELBO):
 
     def differentiable_loss(self, model: Program, guide: Program | None, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, summed over the batch; under Pyro's own parameter store."""
-        return self._bound_to(model, guide).estimate(*args, private=False, **kwargs).loss
+        return self._bound_to(model, guide).estimate_from(args, kwargs, private=False).loss
 
     def loss(self, model: Program, guide: Program | None, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, without gradient; what ``pyro.infer.SVI.evaluate_loss`` calls."""
@@ -240,30 +241,42 @@ class PairLoss(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The differentiable loss on one minibatch."""
-        return self.estimate(*args, **kwargs).loss
+        return self.estimate_from(args, kwargs).loss
 
     def player_loss(self, *args: Any, **kwargs: Any) -> Loss:
         """As calling the module, on values that have been checked before."""
-        estimate = self.estimate(*args, validate=False, **kwargs)
+        estimate = self.estimate_from(args, kwargs, validate=False)
         return Loss(estimate.loss, {"loss": -estimate.value.detach().mean(), "bound": estimate.bound.mean()})
 
     def bound(self, *args: Any, **kwargs: Any) -> Tensor:
         """The plain bound per datum, ``[batch]``, in nats, without gradient."""
         with torch.no_grad():
-            return self.estimate(*args, **kwargs).bound
+            return self.estimate_from(args, kwargs).bound
 
-    def estimate(self, *args: Any, private: bool = True, validate: bool = True, **kwargs: Any) -> Estimate:
-        """Runs the pair and estimates the objective; see :class:`Estimate` and, for the arguments, :meth:`terms`."""
-        return self.objective.estimate(self.terms(*args, private=private, validate=validate, **kwargs))
+    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
+        """Runs the pair and estimates the objective; see :class:`Estimate`."""
+        return self.estimate_from(args, kwargs)
 
-    def terms(self, *args: Any, private: bool = True, validate: bool = True, **kwargs: Any) -> PairTerms:
+    def estimate_from(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, private: bool = True, validate: bool = True
+    ) -> Estimate:
+        """As :meth:`estimate`, with the arguments of :meth:`terms_from`."""
+        return self.objective.estimate(self.terms_from(args, kwargs, private=private, validate=validate))
+
+    def terms(self, *args: Any, **kwargs: Any) -> PairTerms:
+        """Runs the pair as the objective needs it."""
+        return self.terms_from(args, kwargs)
+
+    def terms_from(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, private: bool = True, validate: bool = True
+    ) -> PairTerms:
         """Runs the pair as the objective needs it.
 
         Args:
-            *args: passed to both programs.
+            args: passed to both programs.
+            kwargs: likewise, whatever their names are.
             private: keep parameters apart from every other pair's; False is Pyro's own store.
             validate: check observed values against their supports.
-            **kwargs: passed to both programs.
         """
         tracing = get_proxy_mode() is not None or torch.compiler.is_compiling()
         frozen = self.objective.freezes_guide and torch.is_grad_enabled()

@@ -33,7 +33,8 @@ class ELBO(Objective):
         gradient: ``"auto"`` (pathwise where a site has ``rsample``, elsewhere the score function with a
             leave-one-out baseline), ``"pathwise"``, or ``"stl"`` (sticking the landing: without the score of log q,
             which is zero in expectation; its variance vanishes at the exact posterior).
-        **options: ``vectorize_particles`` and ``max_plate_nesting``, as in :class:`Objective`.
+        vectorize_particles: run all particles at once; see :class:`Objective`.
+        max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
     Raises:
         ArgumentError: an unknown name, a ``beta`` below 0, fewer than one particle.
@@ -63,9 +64,15 @@ class ELBO(Objective):
         kl: str = "monte-carlo",
         beta: float = 1.0,
         gradient: str = "auto",
-        **options: Any,
+        vectorize_particles: bool = True,
+        max_plate_nesting: float = math.inf,
     ) -> None:
-        super().__init__(num_particles=num_particles, gradient=gradient, **options)
+        super().__init__(
+            num_particles=num_particles,
+            gradient=gradient,
+            vectorize_particles=vectorize_particles,
+            max_plate_nesting=max_plate_nesting,
+        )
         if kl not in KL_ESTIMATES:
             raise ArgumentError(f"unknown `kl={kl!r}`; {nearest(str(kl), KL_ESTIMATES)}")
         if isinstance(beta, bool) or not isinstance(beta, int | float) or not math.isfinite(beta) or beta < 0:
@@ -88,8 +95,9 @@ class ELBO(Objective):
 
     def plain(self, terms: PairTerms, integrand: Tensor) -> Tensor:
         """``log p(x | z) - KL``, ``[K, batch]``."""
-        if self.beta == 1.0:
+        if self.beta == 1.0 and terms.unscaled is None:
             return integrand
+        terms = terms.plain
         with torch.no_grad():
             return terms.log_likelihood - self._divergence(terms)  # type: ignore[return-value]
 

@@ -35,7 +35,10 @@ def score_function(combine: Combine, integrand: Tensor, score: Tensor) -> Tensor
         geometric mean for the left-out particle); Kool, van Hoof, Welling (2019).
     """
     value = combine(integrand)
-    signal = value.detach() - leave_one_out(combine, integrand.detach())  # [K, batch]
+    baseline = leave_one_out(combine, integrand.detach())  # [K, batch]
+    # Where the other particles have no weight at all there is no baseline; where none has, no signal.
+    baseline = torch.where(torch.isfinite(baseline), baseline, 0.0)
+    signal = torch.where(torch.isfinite(value.detach()), value.detach() - baseline, 0.0)
     return value + (signal * score).sum(0)
 
 

@@ -1,6 +1,7 @@
 """The importance-weighted bound."""
 
-from typing import Any, ClassVar
+import math
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,7 +20,8 @@ class IWAE(Objective):
         gradient: ``"auto"`` (pathwise where a site has ``rsample``, elsewhere the score function with the bound of
             the other particles as baseline), ``"pathwise"``, or ``"dreg"`` (doubly reparameterized: the guide's
             gradient takes squared weights, and its signal-to-noise ratio grows with K instead of falling).
-        **options: ``vectorize_particles`` and ``max_plate_nesting``, as in :class:`Objective`.
+        vectorize_particles: run all particles at once; see :class:`Objective`.
+        max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
     Raises:
         ArgumentError: an unknown gradient, fewer than one particle.
@@ -47,8 +49,20 @@ class IWAE(Objective):
         )
     }
 
-    def __init__(self, *, num_particles: int = 5, gradient: str = "auto", **options: Any) -> None:
-        super().__init__(num_particles=num_particles, gradient=gradient, **options)
+    def __init__(
+        self,
+        *,
+        num_particles: int = 5,
+        gradient: str = "auto",
+        vectorize_particles: bool = True,
+        max_plate_nesting: float = math.inf,
+    ) -> None:
+        super().__init__(
+            num_particles=num_particles,
+            gradient=gradient,
+            vectorize_particles=vectorize_particles,
+            max_plate_nesting=max_plate_nesting,
+        )
 
     def combine(self, integrand: Tensor) -> Tensor:
         """``logsumexp - log K`` over particles."""

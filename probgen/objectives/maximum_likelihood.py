@@ -1,6 +1,6 @@
 """Maximum likelihood, for models without latent sites."""
 
-from typing import Any
+import math
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ class MaximumLikelihood(Objective):
     .. math:: \mathcal{L} = \log p(x)
 
     Args:
-        **options: ``max_plate_nesting``, as in :class:`Objective`.
+        max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
     Raises:
         UnsupportedObjective: the pair has a latent site; use ``ELBO`` or ``IWAE``.
@@ -27,8 +27,8 @@ class MaximumLikelihood(Objective):
         >>> loss.backward()
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(num_particles=1, **options)
+    def __init__(self, *, max_plate_nesting: float = math.inf) -> None:
+        super().__init__(num_particles=1, max_plate_nesting=max_plate_nesting)
 
     def combine(self, integrand: Tensor) -> Tensor:
         """The one particle."""

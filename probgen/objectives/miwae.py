@@ -1,6 +1,6 @@
 """The mean of several importance-weighted bounds."""
 
-from typing import Any
+import math
 
 from torch import Tensor
 
@@ -20,7 +20,8 @@ class MIWAE(IWAE):
     Args:
         num_particles: (M, K).
         gradient: as in :class:`probgen.objectives.IWAE`.
-        **options: ``vectorize_particles`` and ``max_plate_nesting``, as in :class:`Objective`.
+        vectorize_particles: run all particles at once; see :class:`Objective`.
+        max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
     Raises:
         ArgumentError: ``num_particles`` is not a pair of whole numbers of at least 1, or an unknown gradient.
@@ -34,11 +35,23 @@ class MIWAE(IWAE):
         MIWAE(num_particles=(4, 8), gradient='auto')
     """
 
-    def __init__(self, *, num_particles: tuple[int, int] = (2, 5), gradient: str = "auto", **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_particles: tuple[int, int] = (2, 5),
+        gradient: str = "auto",
+        vectorize_particles: bool = True,
+        max_plate_nesting: float = math.inf,
+    ) -> None:
         if not isinstance(num_particles, tuple) or len(num_particles) != 2:
             raise ArgumentError(f"`num_particles` of MIWAE must be a pair (M, K), got {num_particles!r}")
         groups, count = (check_num_particles(number) for number in num_particles)
-        super().__init__(num_particles=groups * count, gradient=gradient, **options)
+        super().__init__(
+            num_particles=groups * count,
+            gradient=gradient,
+            vectorize_particles=vectorize_particles,
+            max_plate_nesting=max_plate_nesting,
+        )
         self.particle_groups = (groups, count)
 
     def group(self, integrand: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The variational Rényi bound."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,7 +24,8 @@ class Renyi(Objective):
         num_particles: K samples per datum.
         gradient: ``"auto"``, ``"pathwise"`` or ``"dreg"``, as in :class:`probgen.objectives.IWAE`; unbiased for the
             gradient of the K-sample mean.
-        **options: ``vectorize_particles`` and ``max_plate_nesting``, as in :class:`Objective`.
+        vectorize_particles: run all particles at once; see :class:`Objective`.
+        max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
     Raises:
         ArgumentError: ``alpha`` is 1 or not finite, an unknown gradient, fewer than one particle.
@@ -43,8 +44,21 @@ class Renyi(Objective):
         "stl": 'dropping the score of log q is biased for weighted bounds; use `gradient="dreg"`'
     }
 
-    def __init__(self, *, alpha: float, num_particles: int = 5, gradient: str = "auto", **options: Any) -> None:
-        super().__init__(num_particles=num_particles, gradient=gradient, **options)
+    def __init__(
+        self,
+        *,
+        alpha: float,
+        num_particles: int = 5,
+        gradient: str = "auto",
+        vectorize_particles: bool = True,
+        max_plate_nesting: float = math.inf,
+    ) -> None:
+        super().__init__(
+            num_particles=num_particles,
+            gradient=gradient,
+            vectorize_particles=vectorize_particles,
+            max_plate_nesting=max_plate_nesting,
+        )
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise ArgumentError(f"`alpha` must be a finite number, got {alpha!r}")
         if alpha == 1:

@@ -59,7 +59,7 @@ def pictures(model: Program, guide: Program | None, data: Any, *, count: int, se
         model: a Pyro program.
         guide: a Pyro program, or None.
         data: in memory, as for :func:`probgen.evaluate`; the first argument of the programs is shown.
-        count: how many data, and half as many samples.
+        count: how many data, and twice as many samples.
         seed: of the draws.
 
     Returns:
@@ -89,7 +89,7 @@ def _means(model: Program, guide: Program, args: Any, kwargs: Any, x: Tensor) ->
     try:
         terms = run_pair(model, guide, *args, **kwargs)
         return _mean_like(terms, x)
-    except (ProbgenError, NotImplementedError, RuntimeError, ValueError, IndexError):
+    except (ProbgenError, NotImplementedError, ValueError):
         return None  # such as a guide with parameters for each datum; a figure does without
 
 

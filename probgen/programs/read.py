@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from probgen.errors import ProgramError, nearest
 from probgen.programs.checks import Site, check_density_shape, sample_sites
@@ -44,47 +45,66 @@ def read_terms(
     both = [*guide.values(), *model.values()]
     batch = _batch_plates(both, batch_plate)
     shared, tempered = _split_scale(both, guide, batch, nesting + 1)
+    reader = _Reader(model, guide, log_p, log_q, batch, num_particles, nesting + 1)
+    if shared is not None:
+        return reader.terms(shared)
+    return replace(reader.terms(1.0, own_scales=True), tempered=tempered, unscaled=reader.terms(1.0))
 
-    def layout(site: Site) -> Layout:
-        return Layout(
-            depth=nesting + 1,
-            batch_dims=tuple(frame.dim for frame in batch),
-            batch_shape=tuple(frame.size for frame in batch),
-            num_particles=num_particles,
-            mask=site["mask"],
-            inner_scale=_inner_scale(site, batch, shared is not None),
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns the nodes of both traces into terms."""
+
+    model: dict[str, Site]
+    guide: dict[str, Site]
+    log_p: Densities
+    log_q: Densities
+    batch: list[Any]
+    num_particles: int
+    depth: int
+
+    def terms(self, shared: Tensor | float, *, own_scales: bool = False) -> PairTerms:
+        """All sites; ``shared`` multiplies the bound, and scales that differ stay inside with ``own_scales``."""
+        observed = [site for name, site in self.model.items() if name not in self.guide]
+        both = [*self.guide.values(), *self.model.values()]
+        inside = [f.name for s in both for f in s["cond_indep_stack"] if f not in self.batch and _factor(f) != 1.0]
+        return PairTerms(
+            sites=(
+                *(self._latent(s, own_scales) for s in self.guide.values()),
+                *(self._observed(s, own_scales) for s in observed),
+            ),
+            model_order=tuple(name for name in self.model if name in self.guide),
+            scale=math.prod(_factor(frame) for frame in self.batch) * shared,
+            batch_shape=tuple(frame.size for frame in self.batch),
+            subsampled_inside=inside[0] if inside else None,
         )
 
-    def density(densities: Densities, site: Site | None) -> Tensor | None:
-        if site is None:
-            return None
-        check_density_shape(site, densities[site["name"]], nesting + 1)
-        return layout(site).collapse(densities[site["name"]])
-
-    random = any(site["infer"].get("is_auxiliary") for site in guide.values())
-    latents = [
-        SiteTerm(
+    def _latent(self, site: Site, own_scale: bool) -> SiteTerm:
+        name, twin = site["name"], self.model.get(site["name"])
+        layout = self._layout(site, own_scale)
+        random = any(other["infer"].get("is_auxiliary") for other in self.guide.values())
+        return SiteTerm(
             name=name,
             value=site["value"],
-            log_p=density(log_p, model.get(name)),
-            log_q=density(log_q, site),
-            score=replace(layout(site), mask=None, inner_scale=1.0).collapse(log_q[name]),
+            log_p=None if twin is None else self._collapse(self.log_p, twin, own_scale),
+            log_q=self._collapse(self.log_q, site, own_scale),
+            score=replace(layout, mask=None, inner_scale=1.0).collapse(self.log_q[name]),
             observed=False,
             local=bool(plates(site)),
             reparameterized=bool(site["fn"].has_rsample),
             point=not random and is_delta(site["fn"]),
-            p=model[name]["fn"] if name in model else None,
+            p=None if twin is None else twin["fn"],
             q=site["fn"],
-            layout=layout(site),
-            model_layout=layout(model[name]) if name in model else None,
+            layout=layout,
+            model_layout=None if twin is None else self._layout(twin, own_scale),
         )
-        for name, site in guide.items()
-    ]
-    observed = [
-        SiteTerm(
-            name=name,
+
+    def _observed(self, site: Site, own_scale: bool) -> SiteTerm:
+        layout = self._layout(site, own_scale)
+        return SiteTerm(
+            name=site["name"],
             value=site["value"],
-            log_p=density(log_p, site),
+            log_p=self._collapse(self.log_p, site, own_scale),
             log_q=None,
             score=None,
             observed=True,
@@ -93,22 +113,25 @@ def read_terms(
             point=False,
             p=site["fn"],
             q=None,
-            layout=layout(site),
-            model_layout=layout(site),
+            layout=layout,
+            model_layout=layout,
         )
-        for name, site in model.items()
-        if name not in guide
-    ]
-    factor = math.prod(_factor(frame) for frame in batch)
-    inside = [f.name for site in both for f in site["cond_indep_stack"] if f not in batch and _factor(f) != 1.0]
-    return PairTerms(
-        sites=tuple(latents + observed),
-        model_order=tuple(name for name in model if name in guide),
-        scale=factor if shared is None else factor * shared,
-        batch_shape=tuple(frame.size for frame in batch),
-        subsampled_inside=inside[0] if inside else None,
-        tempered=tempered,
-    )
+
+    def _collapse(self, densities: Densities, site: Site, own_scale: bool) -> Tensor:
+        check_density_shape(site, densities[site["name"]], self.depth)
+        return self._layout(site, own_scale).collapse(densities[site["name"]])
+
+    def _layout(self, site: Site, own_scale: bool) -> Layout:
+        names = {frame.name for frame in self.batch}
+        inner = math.prod(_factor(frame) for frame in site["cond_indep_stack"] if frame.name not in names)
+        return Layout(
+            depth=self.depth,
+            batch_dims=tuple(frame.dim for frame in self.batch),
+            batch_shape=tuple(frame.size for frame in self.batch),
+            num_particles=self.num_particles,
+            mask=site["mask"],
+            inner_scale=inner * _user_scale(site) if own_scale else inner,
+        )
 
 
 def is_delta(fn: Any) -> bool:
@@ -151,15 +174,9 @@ def _batch_plates(sites: list[Site], batch_plate: str | None) -> list[Any]:
 
 def _user_scale(site: Site) -> Tensor | float:
     """The user's ``poutine.scale`` alone, freed from the plates' N/B."""
-    scale = site["scale"] / math.prod(_factor(frame) for frame in site["cond_indep_stack"])
+    factor = math.prod(_factor(frame) for frame in site["cond_indep_stack"])
+    scale = site["scale"] if factor == 1.0 else site["scale"] / factor
     return 1.0 if isinstance(scale, float) and math.isclose(scale, 1.0, rel_tol=1e-9) else scale
-
-
-def _inner_scale(site: Site, batch: list[Any], shared: bool) -> Tensor | float:
-    """What multiplies the site inside the log-weight: N/B of inner plates, and a scale that is not shared."""
-    names = {frame.name for frame in batch}
-    inner = math.prod(_factor(frame) for frame in site["cond_indep_stack"] if frame.name not in names)
-    return inner if shared else inner * _user_scale(site)
 
 
 def _split_scale(
@@ -181,7 +198,8 @@ def _split_scale(
 
 def _same(a: Tensor | float, b: Tensor | float) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a is b or (a.shape == b.shape and bool(torch.isclose(a, b, rtol=1e-6).all()))
+        with disable_proxy_modes_tracing():  # which plates and scales there are is structure, not arithmetic
+            return a is b or (a.shape == b.shape and bool(torch.isclose(a, b, rtol=1e-6).all()))
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return False
     return math.isclose(a, b, rel_tol=1e-9)

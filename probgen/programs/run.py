@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -77,9 +78,9 @@ def check_num_particles(num_particles: Any) -> int:
     Raises:
         ArgumentError: it is not.
     """
-    if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 1:
+    if isinstance(num_particles, bool) or not isinstance(num_particles, Integral) or num_particles < 1:
         raise ArgumentError(f"`num_particles` must be a whole number of at least 1, got {num_particles!r}")
-    return num_particles
+    return int(num_particles)
 
 
 def log_weights(

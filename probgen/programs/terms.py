@@ -1,7 +1,7 @@
 """What one run of a pair leaves behind: a log-density per site, and how they add up to log-weights."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -107,6 +107,7 @@ class PairTerms:
         batch_shape: sizes of the batch plates; ``()`` where the weights are joint.
         subsampled_inside: name of a subsampled plate whose N/B sits inside the log-weight, or None.
         tempered: name of a latent site with a scale of its own, which only an ELBO may have, or None.
+        unscaled: where sites have scales of their own, the same terms without them; otherwise None.
     """
 
     sites: tuple[SiteTerm, ...]
@@ -114,7 +115,13 @@ class PairTerms:
     scale: Tensor | float
     batch_shape: tuple[int, ...]
     subsampled_inside: str | None
-    tempered: str | None
+    tempered: str | None = None
+    unscaled: "PairTerms | None" = None
+
+    @property
+    def plain(self) -> "PairTerms":
+        """The terms of the declared model: a scale on some sites belongs to the objective, not to the model."""
+        return self if self.unscaled is None else self.unscaled
 
     @property
     def latents(self) -> tuple[SiteTerm, ...]:
@@ -182,7 +189,8 @@ def stack(runs: list[PairTerms]) -> PairTerms:
     """The terms of several one-particle runs on one minibatch as those of one run of K particles."""
     first = runs[0]
     sites = tuple(_stack_site([run.sites[i] for run in runs]) for i in range(len(first.sites)))
-    return PairTerms(sites, first.model_order, first.scale, first.batch_shape, first.subsampled_inside, first.tempered)
+    unscaled = None if first.unscaled is None else stack([run.plain for run in runs])
+    return replace(first, sites=sites, unscaled=unscaled)
 
 
 def _stack_site(sites: list[SiteTerm]) -> SiteTerm:

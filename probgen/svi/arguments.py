@@ -1,6 +1,7 @@
 """What the arguments of the loop must be."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -8,22 +9,10 @@ import torch
 from probgen.errors import ArgumentError, ArgumentTypeError
 from probgen.objectives import Objective
 
-MAX_SEED = 2**32 - 1  # NumPy's global generator takes no larger one
-
 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number, and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def check_seed(seed: Any) -> None:
-    """Raises unless the seed is None or a number that every generator takes.
-
-    Raises:
-        ArgumentError: it is not.
-    """
-    if seed is not None and (not is_whole(seed) or not 0 <= seed <= MAX_SEED):
-        raise ArgumentError(f"`seed` must be None or a whole number from 0 to {MAX_SEED}, got {seed!r}")
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_number(name: str, value: Any, below: float) -> None:

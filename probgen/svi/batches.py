@@ -82,11 +82,16 @@ class Batches:
 
 
 class Stream:
-    """Minibatches from an iterable that can be gone through again, such as a DataLoader."""
+    """Minibatches from an iterable that can be gone through again, such as a DataLoader.
+
+    Attributes:
+        check: refuses batches, before they are moved to the device; None until the first has been tried.
+    """
 
     def __init__(self, data: Iterable[Any], device: torch.device) -> None:
         self.data = data
         self.device = device
+        self.check: Callable[[tuple[Any, ...], dict[str, Any]], None] | None = None
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
@@ -98,6 +103,8 @@ class Stream:
             empty = False
             batch = _as_tensors(batch)
             _check(batch)
+            if self.check is not None:
+                self.check(*as_call(batch))
             yield to_device(batch, self.device)
         if empty:
             raise DataError("`data` gave no batch; a stream must be an iterable that starts afresh every epoch")

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
 import pyro
 import torch
@@ -13,19 +14,19 @@ from torch import Tensor
 from probgen.errors import ArgumentError, DivergedError
 from probgen.objectives import Objective
 from probgen.programs.param_scope import Program
-from probgen.seeding import seeded
+from probgen.seeding import check_seed, seeded
 from probgen.svi import parameters as params
-from probgen.svi.arguments import check_callable, check_number, check_objective, check_seed, device_of
+from probgen.svi.arguments import check_callable, check_number, check_objective, device_of
 from probgen.svi.batches import Batches, Call, Stream, as_call, open_batches, size_of, to_device
 from probgen.svi.capture import CapturedSeat
-from probgen.svi.divergence import bad_parameter, cause
+from probgen.svi.divergence import bad_parameter, cause, late_cause
 from probgen.svi.fetch import Fetched
 from probgen.svi.plan import Callback, Plan
-from probgen.svi.players import OptimFactory, Seat, check_optim, seat
-from probgen.svi.preflight import preflight, rehearsal, try_out
+from probgen.svi.players import Gradient, OptimFactory, Seat, check_optim, seat
+from probgen.svi.preflight import BatchCheck, preflight, rehearsal, try_out
 from probgen.svi.schedules import Schedule, multiplier
 from probgen.svi.state import SVIResult, SVIState
-from probgen.svi.training import Training
+from probgen.svi.training import Training, length_of
 
 
 class SVI:
@@ -106,7 +107,9 @@ class SVI:
             The loss of the last player, summed over the batch as in Pyro.
 
         Raises:
-            DivergedError: a loss that is not finite; the parameters are as before that step.
+            DivergedError: a loss or a gradient that is not finite; the parameters and the optimizer are as before the
+                turn of the player whose it is.
+            DataError: values that are outside the support of their site.
             ProgramError: model and guide do not fit each other or the batch; seen on the first call.
             ProbgenError: on the first call, everything else that :meth:`run` refuses.
         """
@@ -114,10 +117,12 @@ class SVI:
         with self._at_work(), params.mode(self.modules, training=True):
             if not self._seats:
                 with rehearsal(self.modules):
-                    preflight(self.pair, args, kwargs)
+                    terms = preflight(self.pair, args, kwargs)
                     self._prepare((args, kwargs))
-            fetched = self.turns(args, kwargs, None)
-            self.require_finite(fetched)
+                self._check = BatchCheck(self.pair, terms, args, kwargs, self.device)
+            else:
+                self._check(args, kwargs)
+            fetched = self.turns(args, kwargs, None, late=False)
         return fetched.total
 
     @contextmanager
@@ -143,7 +148,6 @@ class SVI:
             self._average = params.MovingAverage(self.parameters, self._ema_decay)
             self.state.averaged = self._average.values
         self._differentiate = [member.differentiate for member in captured or seats]
-        self._copies = params.Copies(list(self.parameters.values()), self.moved()[len(self.parameters) :])
         self._seats = seats
 
     def moved(self) -> list[Tensor]:
@@ -151,48 +155,59 @@ class SVI:
         buffers = {id(buffer): buffer for module in self.modules for buffer in module.buffers()}
         return [*self.parameters.values(), *self.state.averaged.values(), *buffers.values()]
 
-    def turns(self, args: tuple[Any, ...], kwargs: dict[str, Any], total_steps: int | None) -> Fetched:
-        """Every player's turn on one minibatch; what the last one reports."""
-        self._copies.take(self.state.step)
+    def turns(self, args: tuple[Any, ...], kwargs: dict[str, Any], total_steps: int | None, *, late: bool) -> Fetched:
+        """Every player's turn on one minibatch; what the last one reports.
+
+        With ``late`` numbers on another device are left for :meth:`require_finite_late`, so that it need not stop.
+
+        Raises:
+            DivergedError: a loss or a gradient is not finite; seen before the optimizer moves.
+        """
         fetched = None
         for player, differentiate in zip(self._seats, self._differentiate, strict=True):
             for _ in range(player.player.steps):
                 total, report, gradients = differentiate(*args, **kwargs)
-                fetched = Fetched(total, report, self.state.step + 1, args, kwargs)
-                if fetched.here:  # elsewhere one step late, so that the device need not stop
-                    self.require_finite(fetched)
-                player.apply(gradients, self.state.step, total_steps)
+                gradient = player.measure(gradients)
+                first = fetched is None
+                fetched = Fetched(total, gradient, report, self.state.step + 1, args, kwargs)
+                if (fetched.here or not late) and not fetched.finite:
+                    self._refuse(gradient, fetched, first=first)
+                player.apply(gradient, self.state.step, total_steps)
         self.state.step += 1
         if self._average is not None:
             self._average.update()
         return fetched  # type: ignore[return-value]  # there is always a player
 
-    def require_finite(self, fetched: Fetched) -> None:
-        """Raises if the loss is not finite, and goes back to the parameters before that step.
+    def _refuse(self, gradient: Gradient, fetched: Fetched, *, first: bool) -> None:
+        """Gives up on a step that has not been applied; ``first`` unless earlier turns of it have."""
+        kept = f"are those after step {self.state.step}"
+        if not first:
+            kept += ", but for the earlier turns of this step"
+        self._give_up(cause(self.pair, self.parameters, gradient, fetched), kept)
+
+    def require_finite_late(self, fetched: Fetched) -> None:
+        """Raises if a step that has been applied was not finite.
 
         Raises:
-            DivergedError: names the first bad parameter or site.
+            DivergedError: the parameters are of no use any more.
         """
-        if not math.isfinite(fetched.total):
-            if not fetched.here:  # the next step has been taken meanwhile
-                self._copies.restore(fetched.step - 1)
-            where = cause(self.pair, self.parameters, fetched)
-            self._give_up(f"the loss is {fetched.total} at step {fetched.step}: {where}", fetched.step - 1)
+        if not fetched.finite:
+            where = "`accelerator='cpu'` stops before the step and tells where it comes from"
+            kept = f"are those of a later step ({self.state.step}) and not to be used; {where}"
+            self._give_up(late_cause(fetched), kept, applied=True)
 
     def require_finite_parameters(self) -> None:
-        """Raises if the last step has left a parameter that is not finite, and goes back to those before it.
+        """Raises if the last step has left a parameter that is not finite.
 
         Raises:
             DivergedError: names the first bad parameter.
         """
         if (where := bad_parameter(self.parameters)) is not None:
-            self._give_up(f"step {self.state.step} left parameters that are not finite: {where}", self.state.step)
+            self._give_up(f"step {self.state.step} left parameters that are not finite: {where}", "")
 
-    def _give_up(self, what: str, last_step: int) -> None:
-        undone = self._copies.undo(last_step)
-        if undone is not None:
-            self.state.step = undone
-        kept = "are not finite" if undone is None else f"are now those after step {undone}"
+    def _give_up(self, what: str, kept: str, *, applied: bool = False) -> NoReturn:
+        if not applied and bad_parameter(self.parameters) is not None:
+            kept = "are not finite"
         raise DivergedError(
             f"{what}. The parameters {kept}. Try a smaller learning rate, `max_grad_norm=`, or a larger minimum scale"
         )
@@ -224,7 +239,7 @@ class SVI:
             num_steps: optimizer steps.
             seed: seeds noise, order and binarization, and restores the generators; None draws from the global ones. An
                 iterable with a generator of its own keeps it.
-            eval_data: held-out data, whose bound is measured after each epoch.
+            eval_data: held-out data, whose bound is measured after each epoch; in one batch where weights are joint.
             patience: ends the run after this many epochs without a better held-out bound, and goes back to the
                 parameters of the best one, with their average and the modules' buffers.
             callbacks: called with an :class:`probgen.svi.EpochReport` after each epoch; one that returns True ends
@@ -239,7 +254,8 @@ class SVI:
             DataError: empty data, values that are not finite or outside the support of their site.
             ProgramError: model and guide do not fit each other or the data.
             UnsupportedObjective: the objective would be wrong for this pair.
-            DivergedError: a loss that is not finite; names the first bad parameter or site.
+            DivergedError: a loss or a gradient that is not finite; names the first bad parameter or site. On the CPU
+                the step is not applied; elsewhere it is seen one step late, and the parameters are of no use.
         """
         label = None if progress is False else progress if isinstance(progress, str) else repr(self.objective)
         plan = Plan(num_epochs=num_epochs, num_steps=num_steps, patience=patience, callbacks=callbacks, label=label)
@@ -259,24 +275,39 @@ class SVI:
     def _board(self, batches: Batches | Stream, held_out: Batches | Stream | None, training: Training) -> None:
         """Refuses what can be refused, then finds the parameters."""
         with params.mode(self.modules, training=True):
-            first = try_out(self.pair, batches, training.num_steps)
-            if not self._seats:
-                self._prepare(first)
+            first, terms = try_out(self.pair, batches, training.num_steps)
+        check = BatchCheck(self.pair, terms, *first, self.device)
         if held_out is not None:
             with params.mode(self.modules, training=False):
-                try_out(self.pair, held_out, None)
+                _, terms = try_out(self.pair, held_out, None)
+            if terms.batch_shape == () and _has_several(held_out):
+                raise ArgumentError(
+                    "the weights of this pair are joint, so that the bound of a minibatch is no share of that of all "
+                    "data: pass a `batch_size` that holds all of `eval_data` (one batch, if it is a stream), or leave "
+                    "`eval_data` out"
+                )
         if self._schedule is not None:
             multiplier(self._schedule, self.state.step, training.total_steps)
+        if not self._seats:
+            with params.mode(self.modules, training=True):
+                self._prepare(first)
+        self._check = check
+        if isinstance(batches, Stream):
+            batches.check = check
 
     def held_out_bound(self, held_out: Batches | Stream) -> float:
-        """The mean bound per datum on held-out batches, always on the same noise."""
+        """The mean bound per element of the batch plates on held-out batches, always on the same noise.
+
+        The total where weights are joint, which takes one batch alone. Data in memory have been checked before.
+        """
         total, count = 0.0, 0
-        with seeded(0), params.mode(self.modules, training=False), self.averaged_parameters():
+        with seeded(0), params.mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad():
             generator = torch.Generator(self.device).manual_seed(0)
             for batch in held_out.epoch(generator):
                 args, kwargs = as_call(batch)
                 size = size_of(batch)
-                total += self.pair.bound(*args, **kwargs).mean().item() * size
+                bound = self.pair.estimate_from(args, kwargs, validate=isinstance(held_out, Stream)).bound
+                total += bound.mean().item() * size
                 count += size
         return total / count
 
@@ -288,3 +319,11 @@ class SVI:
             return
         with self._average.swapped_in():
             yield
+
+
+def _has_several(batches: Batches | Stream) -> bool:
+    """Whether there is more than one batch; a stream that does not know its length is asked for two."""
+    count = length_of(batches)
+    if count is None:
+        count = len(list(islice(batches.epoch(torch.Generator(batches.device)), 2)))
+    return count > 1

@@ -137,43 +137,6 @@ class MovingAverage:
             write(self._parameters, before)
 
 
-class Copies:
-    """Copies from before the last two steps, to go back to when a step turns out to have failed.
-
-    Args:
-        parameters: what must be finite to be worth going back to.
-        others: what else steps move in place, such as running statistics.
-    """
-
-    def __init__(self, parameters: list[Tensor], others: list[Tensor]) -> None:
-        self._tensors = [*parameters, *others]
-        self._checked = len(parameters)
-        self._kept: dict[int, list[Tensor]] = {}  # by the number of steps that had been taken
-
-    @torch.no_grad()
-    def take(self, step: int) -> None:
-        """Copies the tensors as they are after ``step`` steps."""
-        if len(self._kept) < 2:
-            self._kept[step] = [tensor.detach().clone() for tensor in self._tensors]
-            return
-        oldest = self._kept.pop(min(self._kept))
-        torch._foreach_copy_(oldest, self._tensors)
-        self._kept[step] = oldest
-
-    def restore(self, step: int) -> None:
-        """Goes back to the copy after ``step`` steps."""
-        write(self._tensors, self._kept[step])
-
-    def undo(self, step: int) -> int | None:
-        """Goes back to the last finite copy of at most ``step`` steps; returns its step, or None without one."""
-        for taken in sorted(self._kept, reverse=True):
-            copies = self._kept[taken][: self._checked]
-            if taken <= step and all(bool(torch.isfinite(copy).all()) for copy in copies):
-                self.restore(taken)
-                return taken
-        return None
-
-
 @torch.no_grad()
 def write(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Writes values into tensors, in place."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,26 @@ from probgen.svi.schedules import Schedule, multiplier
 
 OptimFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 Differentiated = tuple[Tensor, dict[str, Tensor], tuple[Tensor | None, ...]]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A player's gradient, ready for its optimizer.
+
+    Attributes:
+        tensors: by the parameter's name, in memory of their own; None where the loss does not use the parameter.
+        norms: the norm of each that is there, in their order.
+        norm: the norm of all of them together, a scalar.
+    """
+
+    tensors: dict[str, Tensor | None]
+    norms: Tensor
+    norm: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters that ``norms`` are of."""
+        return [name for name, tensor in self.tensors.items() if tensor is not None]
 
 
 class Seat:
@@ -50,12 +71,23 @@ class Seat:
         gradients = torch.autograd.grad(loss.total, self.parameters, allow_unused=True)
         return loss.total.detach(), dict(loss.report), gradients
 
-    def apply(self, gradients: Iterable[Tensor | None], step: int, total_steps: int | None) -> None:
+    @torch.no_grad()
+    def measure(self, gradients: Iterable[Tensor | None]) -> Gradient:
+        """The gradients that :meth:`differentiate` gives, with their norms."""
+        tensors = dict(zip(self.player.parameters, _apart(gradients, self.parameters), strict=True))
+        present = [tensor for tensor in tensors.values() if tensor is not None]
+        if not present:
+            none = self.parameters[0].new_zeros(0)
+            return Gradient(tensors, none, none.sum())
+        norms = torch.stack([norm.to(present[0].device) for norm in torch._foreach_norm(present)])
+        return Gradient(tensors, norms, torch.linalg.vector_norm(norms))
+
+    def apply(self, gradient: Gradient, step: int, total_steps: int | None) -> None:
         """One step of the optimizer."""
-        for parameter, gradient in zip(self.parameters, _apart(gradients, self.parameters), strict=True):
-            parameter.grad = gradient
+        for parameter, tensor in zip(self.parameters, gradient.tensors.values(), strict=True):
+            parameter.grad = tensor
         if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, gradient.norm)
         if self._schedule is not None:
             factor = multiplier(self._schedule, step, total_steps)
             for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):

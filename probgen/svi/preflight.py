@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.util import detach
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from probgen.data import Dataset
 from probgen.data.memory import Arrays, named
@@ -17,7 +20,7 @@ from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
 from probgen.programs.checks import check_values
 from probgen.programs.run import trial
 from probgen.seeding import preserved_rng
-from probgen.svi.batches import Batches, Call, Stream, as_call
+from probgen.svi.batches import Batches, Call, Stream, as_call, to_device
 from probgen.svi.parameters import kept_buffers, modules_of, untrained
 
 
@@ -35,11 +38,11 @@ def rehearsal(modules: list[nn.Module]) -> Iterator[None]:
             raise
 
 
-def try_out(pair: PairLoss, source: Batches | Stream, steps: int | None) -> Call:
+def try_out(pair: PairLoss, source: Batches | Stream, steps: int | None) -> tuple[Call, PairTerms]:
     """Tries the first batch, the smaller one at the end if ``steps`` reach it, and checks all data in memory.
 
     Returns:
-        The first batch.
+        The first batch, and its terms.
 
     Raises:
         ProbgenError: as :func:`preflight` and :func:`check_data`.
@@ -51,7 +54,7 @@ def try_out(pair: PairLoss, source: Batches | Stream, steps: int | None) -> Call
         last = _last_batch(source)
         if last is not None and (steps is None or steps >= len(source)):
             preflight(pair, *as_call(last))
-    return first
+    return first, terms
 
 
 def preflight(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairTerms:
@@ -62,7 +65,7 @@ def preflight(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """
     with rehearsal(modules_of(pair.model, pair.guide)):
         try:
-            terms = pair.terms(*args, **kwargs)
+            terms = pair.terms_from(args, kwargs)
             _check_real(terms)
             pair.objective.estimate(terms)
         except ProbgenError:
@@ -100,15 +103,107 @@ def _run_over(pair: PairLoss, batches: Batches) -> None:
     in_order = Batches(batches.data, batches.batch_size, batches.device, shuffle=False)
     with trial(pair.model, pair.guide or pair.model):
         for i, batch in enumerate(in_order.epoch(generator)):
-            args, kwargs = as_call(batch)
             try:
-                trace_pair(pair.model, pair.guide, args, kwargs, RunOptions())
+                _run_once(pair, *as_call(batch))
             except DataError as error:
                 raise DataError(f"{error} (in the batch from datum {i * batches.batch_size} on)") from error
-            except ProbgenError:
-                raise
-            except Exception as error:
-                raise _failure(args, kwargs, error) from error
+
+
+def _run_once(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Runs the pair on a batch with validation."""
+    try:
+        trace_pair(pair.model, pair.guide, args, kwargs, RunOptions())
+    except ProbgenError:
+        raise
+    except Exception as error:
+        raise _failure(args, kwargs, error) from error
+
+
+class BatchCheck:
+    """Checks batches that nobody has seen before training against the supports of the observed sites.
+
+    Where a site observes an argument its support is asked directly; where it observes something made of the
+    arguments, its support depends on the batch or on parameters, or it refuses what a program may yet mend, the
+    pair runs once on trial.
+
+    Args:
+        pair: what trains.
+        terms: those of the first batch.
+        args: the first batch.
+        kwargs: likewise.
+        device: where the pair runs.
+    """
+
+    def __init__(
+        self, pair: PairLoss, terms: PairTerms, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device
+    ) -> None:
+        self._pair, self._device = pair, device
+        self._kind = _kind(args, kwargs)
+        self._direct: list[tuple[str, Any, torch.dtype, list[int | str]]] = []
+        self._always_runs = False
+        for site in terms.sites:
+            if not site.observed or isinstance(site.p, dist.Unit):  # pyro.factor observes nothing
+                continue
+            keys = [key for key, value in _named(args, kwargs) if _observes(site, value)]
+            if not keys or _holds_tensors(site.p):
+                self._always_runs = True
+                return
+            self._direct.append((site.name, detach(site.p), site.value.dtype, keys))
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Checks another batch, on whichever device.
+
+        Raises:
+            DataError: naming the site, the first bad index and value, and the support.
+            ProgramError: the pair fails on the batch.
+        """
+        refusal: DataError | None = None
+        if not self._always_runs and _kind(args, kwargs) == self._kind:
+            values = dict(_named(args, kwargs))
+            try:
+                for name, p, dtype, keys in self._direct:
+                    for key in keys:
+                        check_values(name, p, values[key].to(dtype))
+                return
+            except DataError as error:
+                refusal = error
+            except RuntimeError:  # a support that depends on the batch
+                pass
+        try:
+            with trial(self._pair.model, self._pair.guide or self._pair.model):
+                _run_once(self._pair, to_device(args, self._device), to_device(kwargs, self._device))
+        except DataError as error:
+            raise refusal or error from None
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[int | str, Any]]:
+    yield from enumerate(args)
+    yield from kwargs.items()
+
+
+def _kind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:
+    """What decides which sites a program has: which arguments there are, and those that are no tensors."""
+    return {
+        key: Tensor if isinstance(v, Tensor) else v if isinstance(v, int | float | str) else type(v)
+        for key, v in _named(args, kwargs)
+    }
+
+
+def _holds_tensors(p: Any) -> bool:
+    """Whether the support of a distribution is made of numbers that may differ in another batch."""
+    try:
+        pending = [p.support]
+    except NotImplementedError:
+        return False
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Tensor):
+            return True
+        if isinstance(item, Constraint):
+            pending.extend(vars(item).values())
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+    return False
 
 
 def first_batch(batches: Batches | Stream) -> Any:
@@ -147,7 +242,7 @@ def _parts(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
 def _covers(site: SiteTerm, head: Tensor, values: Tensor) -> bool:
     """Whether the site observes these data, in which case all of them have been checked."""
     observed = site.value
-    if head.shape != observed.shape or not torch.equal(head.to(observed.dtype), observed):
+    if not _observes(site, head):
         return False
     if len(head) == 1 < len(values):  # the support of one datum would be taken for that of all
         return False
@@ -156,6 +251,14 @@ def _covers(site: SiteTerm, head: Tensor, values: Tensor) -> bool:
     except RuntimeError:  # a support that depends on the batch
         return False
     return True
+
+
+def _observes(site: SiteTerm, values: Any) -> bool:
+    """Whether the site's value is these, up to a cast."""
+    observed = site.value
+    if not isinstance(values, Tensor) or values.shape != observed.shape or values.device != observed.device:
+        return False
+    return torch.equal(values.to(observed.dtype), observed)
 
 
 def _check_real(terms: PairTerms) -> None:

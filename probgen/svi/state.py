@@ -14,7 +14,8 @@ class SVIState:
         step: optimizer steps so far.
         epoch: passes over the data that are complete.
         ms_per_step: median over the steps of the last run, in milliseconds.
-        best_bound: best held-out bound so far, in nats per datum; None without held-out data.
+        best_bound: best held-out bound so far, in nats per element of the batch plates (of all of `eval_data` where
+            weights are joint); None without held-out data.
         best_step: the step that reached it.
         stopped: why the run ended: ``"finished"``, ``"patience"`` or ``"callback"``.
         averaged: the moving average of the parameters by name, where ``ema_decay`` asks for one.
@@ -35,7 +36,8 @@ class SVIResult(NamedTuple):
     Attributes:
         params: parameters by name, detached copies; constrained where ``pyro.param`` constrains them.
         state: where the run ended.
-        losses: ``[num_steps]``, nats per datum, on the CPU.
+        losses: ``[num_steps]``, in nats per element of the batch plates; the total of the batch where weights are
+            joint. On the CPU.
     """
 
     params: dict[str, Tensor]
@@ -45,14 +47,17 @@ class SVIResult(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What callbacks see after each pass over the data; numbers are means over the epoch, in nats per datum.
+    """What callbacks see after each pass over the data; numbers are means over the epoch's steps.
+
+    They are in nats per element of the batch plates; the total of the batch where weights are joint.
 
     Attributes:
         step: optimizer steps so far.
         epoch: passes over the data that are complete.
         loss: what is minimised.
         bound: the plain bound on log p(x).
-        eval_bound: the bound on held-out data, or None without them.
+        eval_bound: the bound on held-out data, likewise; the total of all of them where weights are joint; None
+            without them.
         seconds: since the run began.
     """
 

@@ -86,7 +86,7 @@ class Training:
     def _step(self, batch: Any) -> None:
         begin = time.perf_counter()
         args, kwargs = as_call(batch)
-        fetched = self.svi.turns(args, kwargs, self.total_steps)
+        fetched = self.svi.turns(args, kwargs, self.total_steps, late=True)
         self._waiting.append(fetched)
         self._collect(keep=0 if fetched.here else 1)
         self._steps += 1
@@ -97,7 +97,8 @@ class Training:
         """Reads the numbers of all steps but the last ``keep``."""
         while len(self._waiting) > keep:
             fetched = self._waiting.popleft()
-            self.svi.require_finite(fetched)
+            if not fetched.here:  # else it has been seen before the step was applied
+                self.svi.require_finite_late(fetched)
             report = fetched.report
             self.losses.append(report["loss"])
             self._bounds.append(report.get("bound", -report["loss"]))

@@ -26,6 +26,7 @@ from probgen.errors import (
     UnsupportedObjective,
 )
 from probgen.objectives import ELBO, IWAE, MaximumLikelihood
+from probgen.seeding import seeded
 
 
 @pytest.fixture
@@ -110,6 +111,90 @@ class Bernoulli(nn.Module):
 @pytest.fixture
 def bits():
     return torch.bernoulli(torch.full((20, 3), 0.5))
+
+
+TRANSFORMS = {"itself": (lambda x: x, -0.9), "transform": (lambda x: 1.0 - x, 1.9)}
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_values_outside_the_support_later_in_a_stream(adam, bits, tensors_of, assert_same, transform, capture):
+    svi = SVI(Bernoulli(TRANSFORMS[transform][0]), None, adam, MaximumLikelihood(), capture=capture)
+    value = TRANSFORMS[transform][1]
+    good = SVI(Bernoulli(TRANSFORMS[transform][0]), None, adam, MaximumLikelihood(), capture=capture)
+    message = r"site 'x' observes -0.9 at index \(4, 2\), outside the support of Bernoulli"
+    with pytest.raises(DataError, match=message):
+        svi.run([bits[:5], with_last(bits[5:10], value), bits[10:]], num_epochs=1, progress=False, seed=0)
+    good.run([bits[:5]], num_epochs=1, progress=False, seed=0)
+    assert svi.state.step == 1
+    assert_same(tensors_of(svi), tensors_of(good))
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_values_outside_the_support_in_a_later_step(adam, bits, tensors_of, assert_same, transform, capture):
+    svi = SVI(Bernoulli(TRANSFORMS[transform][0]), None, adam, MaximumLikelihood(), capture=capture)
+    svi.step(bits)
+    before = tensors_of(svi)
+    with pytest.raises(DataError, match=r"site 'x' observes -?1\d.3 at index \(0, 0\)"):
+        svi.step(torch.full((5, 3), 17.3 if transform == "itself" else -16.3))
+    assert_same(tensors_of(svi), before)
+    svi.step(bits[:7])
+
+
+def test_steps_after_a_run_are_checked_too(adam, bits):
+    svi = SVI(Bernoulli(), None, adam, MaximumLikelihood())
+    svi.run(bits, num_epochs=1, progress=False)
+    with pytest.raises(DataError, match=r"site 'x' observes 17\.3 at index"):
+        svi.step(torch.full((5, 3), 17.3))
+
+
+def test_sites_that_only_later_steps_have_are_checked(adam, bits):
+    svi = SVI(Bernoulli(), None, adam, MaximumLikelihood())
+    svi.step(bits)
+    with pytest.raises(DataError, match=r"site 'y' observes 3 at index \(1,\)"):
+        svi.step(bits[:2], torch.tensor([0, 3]))
+
+
+def test_what_a_program_mends_later_in_a_stream_is_not_refused(adam, bits):
+    svi = SVI(Bernoulli(lambda x: (x > 0.5).double()), None, adam, MaximumLikelihood())
+    svi.run([bits[:5], with_last(bits[5:10], 0.7)], num_epochs=1, progress=False)
+
+
+def test_supports_that_depend_on_the_batch_later_in_a_stream(adam):
+    def model(counts, total):
+        p = pyro.param("p", torch.tensor(0.5))
+        with pyro.plate("data", len(counts)):
+            pyro.sample("x", dist.Binomial(total, p.sigmoid()), obs=counts)
+
+    def batch(count, total):
+        return torch.tensor([1.0, count]), torch.tensor([2.0, total])
+
+    svi = SVI(model, None, adam, MaximumLikelihood())
+    svi.run([batch(1.0, 2.0), batch(5.0, 6.0)], num_epochs=1, progress=False)
+    with pytest.raises(DataError, match=r"site 'x' observes 5 at index \(1,\)"):
+        svi.run([batch(5.0, 6.0), batch(5.0, 4.0)], num_epochs=1, progress=False)
+
+
+def test_held_out_minibatches_of_joint_weights(adam, x, refused):
+    """With a global latent the bound of a minibatch is no share of that of all data."""
+
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).expand([3]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("loc", dist.Normal(pyro.param("mean", torch.tensor(0.0)), 1.0))
+
+    svi = SVI(model, guide, adam, ELBO())
+    message = "weights of this pair are joint.*pass a `batch_size` that holds all of `eval_data`"
+    for held_out in (x, [x[:10], x[10:]], DataLoader(x, batch_size=10)):
+        refused(svi, ArgumentError, message, x, eval_data=held_out, batch_size=10)
+    reports = []
+    svi.run(x, eval_data=x, batch_size=20, num_epochs=1, callbacks=[reports.append], progress=False, seed=0)
+    with seeded(0):
+        assert reports[0].eval_bound == pytest.approx(svi.pair.bound(x).item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.uint8])
