@@ -22,22 +22,23 @@ def test_docstring_examples(module_name: str, tmp_path: Path, monkeypatch: pytes
     assert runner.failures == 0, "".join(report)
 
 
-def readme_example() -> str:
+def readme_examples() -> list[str]:
     text = (ROOT / "README.md").read_text()
     section = re.search(r"^## Example\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
     assert section, "README.md has no section '## Example'"
-    block = re.search(r"^```python\n(.*?)^```", section[1], flags=re.DOTALL | re.MULTILINE)
-    assert block, "the section '## Example' of README.md has no python block"
-    return block[1]
+    blocks = re.findall(r"^```python\n(.*?)^```", section[1], flags=re.DOTALL | re.MULTILINE)
+    assert blocks, "the section '## Example' of README.md has no python block"
+    return blocks
 
 
 def test_readme_example_is_short() -> None:
-    assert len(readme_example().splitlines()) < 20
+    assert len(readme_examples()[0].splitlines()) < 20
 
 
-def test_readme_example_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("example", readme_examples())
+def test_readme_example_runs(tmp_path: Path, example: str) -> None:
     # In a fresh interpreter and an empty folder, as a reader would paste it.
     script = tmp_path / "example.py"
-    script.write_text(readme_example())
+    script.write_text(example)
     run = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
