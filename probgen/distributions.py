@@ -31,9 +31,8 @@ class Bernoulli(dist.Bernoulli):
 
     .. math:: \log p(x) = \log\sigma\big((2x - 1) \, \mathrm{logit}\big), \quad x \in \{0, 1\}
 
-    One pass over ``[num_particles, batch, dim]`` forward and one backward less than the cross-entropy, which is
-    also defined for x between 0 and 1: half the time on the CPU, where this is the most of what is not matrix
-    products in a VAE's step.
+    Pyro's is minus a cross-entropy, and negates all of ``[num_particles, batch, dim]`` once more. Only for bits:
+    elsewhere the formula means nothing, and such data are refused before they get here.
 
     Args:
         logits: ``[*batch]``.
