@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 endif
 
-# Several test processes with one thread each; more threads would only compete.
+# Several test processes with one thread each, and nets too small for two: more threads would only wait for one another.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ help: ## list the targets
 install: $(INSTALLED) ## make the virtual environment and install probgen into it, editable
 
 demo: $(INSTALLED) ## train, evaluate and compare small models on the digits that come with scikit-learn
-	$(PROBGEN) compare --run-dir runs/demo --overwrite $(ARGS)
+	$(ONE_THREAD) $(PROBGEN) compare --run-dir runs/demo --overwrite $(ARGS)
 
 test: $(INSTALLED) ## run the tests, WORKERS at a time; ARGS='-k name' picks some
 	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) $(ARGS)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import probgen
+from probgen import registry
+from probgen.cli import comparing
 from probgen.cli.compare_command import OBJECTIVES, Compare
 from probgen.cli.main import main
 from probgen.svi import SVI
@@ -208,3 +210,16 @@ def test_runs_as_a_module(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert run.stderr.startswith("probgen: error: model 'vea' is unknown")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_model_has_a_guide_of_its_own():
+    assert set(comparing.GUIDES) == set(registry.names("model"))
+    assert set(comparing.GUIDES.values()) <= {*registry.names("guide"), "none"}
+
+
+@pytest.mark.parametrize("splits", [("train+test", "test"), ("all", "test"), ("train", "all")])
+def test_data_that_are_trained_on_are_not_held_out(splits, tmp_path, capsys):
+    options = ["--split", splits[0], "--eval-split", splits[1], "--run-dir", str(tmp_path / "run")]
+    assert main(["compare", *options]) == 2
+    assert "held out of training" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

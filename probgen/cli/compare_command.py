@@ -13,7 +13,7 @@ MODEL = "vae:hidden=(200,100),latent_dim=16"
 OBJECTIVES = (
     "elbo",
     "elbo:kl=analytic",
-    "elbo:beta=4.0",
+    "elbo:beta=2.0",
     "iwae:num_particles=5",
     "iwae:num_particles=50",
     "renyi:alpha=0.5",
@@ -35,7 +35,7 @@ class Compare:
     data: str = "digits"
     """Name of a data set (digits, mnist, mnist_fixed_binarized, omniglot), or a path to IDX, .npz or .npy files."""
 
-    split: str = "train+valid"
+    split: str = "train"
     """What is trained on: train, valid, test, parts joined by +, or all."""
 
     eval_split: str = "test"
@@ -53,8 +53,11 @@ class Compare:
 
     guide: Annotated[
         str,
-        arg(help=f"Spec of the guide, which takes over the model's sizes; or none. One of {_names('guide')}."),
-    ] = "amortized-normal"
+        arg(
+            help="Spec of the guide, which takes over the model's sizes; auto for one that fits, or none. One of "
+            f"{_names('guide')}."
+        ),
+    ] = "auto"
 
     objectives: Annotated[
         tuple[str, ...], arg(help=f"Specs of the objectives, of {_names('objective')}.", metavar="SPEC [SPEC ...]")
@@ -100,7 +103,7 @@ class Compare:
             ProbgenError: whatever is wrong with the options, before anything is trained; names first, before torch
                 is imported.
         """
-        guides = () if self.guide == "none" else (self.guide,)
+        guides = () if self.guide in ("auto", "none") else (self.guide,)
         for kind, specs in (("model", (self.model,)), ("guide", guides), ("objective", self.objectives)):
             for spec in specs:
                 entry(kind, parse_spec(spec)[0])

@@ -22,6 +22,15 @@ from probgen.svi import warmup_cosine
 SHARED = ("latent_dim", "latent_dims", "hidden", "network", "activation", "num_classes")
 
 
+GUIDES = {
+    "conditional-vae": "amortized-normal",
+    "gaussian-mixture": "none",
+    "hierarchical-vae": "amortized-hierarchical",
+    "ppca": "amortized-normal",
+    "vae": "amortized-normal",
+}
+
+
 def run(options: Compare) -> None:
     """Loads, trains, evaluates; the table goes to standard output, everything else to standard error."""
     data, eval_data = _data(options)
@@ -44,6 +53,12 @@ def run(options: Compare) -> None:
 
 
 def _data(options: Compare) -> tuple[Dataset, Dataset]:
+    parts, eval_parts = set(options.split.split("+")), set(options.eval_split.split("+"))
+    if parts & eval_parts or "all" in parts | eval_parts:
+        raise ArgumentError(
+            f"`--split {options.split}` and `--eval-split {options.eval_split}` overlap; what is evaluated must be "
+            "held out of training"
+        )
     shape = options.event_shape or None
     data, eval_data = (
         load(options.data, split=split, binarize=options.binarize, event_shape=shape)
@@ -113,8 +128,9 @@ def _likelihood(spec: str) -> str:
 
 def _guide(options: Compare, data: Dataset) -> functools.partial[Any] | None:
     """The guide's factory; the sizes that it shares with the model need not be said again."""
-    if options.guide == "none":
+    spec = options.guide if options.guide != "auto" else GUIDES[parse_spec(options.model)[0]]
+    if spec == "none":
         return None
     sizes = {name: value for name, value in parse_spec(options.model)[1].items() if name in SHARED}
     arguments = _shared_defaults(options, data) | sizes
-    return functools.partial(registry.parse, "guide", options.guide, **arguments)
+    return functools.partial(registry.parse, "guide", spec, **arguments)
