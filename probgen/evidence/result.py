@@ -7,7 +7,6 @@ from torch import Tensor
 
 from probgen.core.weights import khat_threshold
 
-KINDS = ("exact", "lower", "upper", "none")
 ACTIVE = 0.01  # variance over the data of the posterior mean (Burda et al. 2016, section 5.2)
 
 
