@@ -4,31 +4,34 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import pyro
-import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
-from pyro.poutine.util import is_validation_enabled
-from torch import Tensor
+from torch import Tensor, nn
 
+from probgen.arguments import event_shape as checked_event_shape
+from probgen.arguments import positive_float, positive_int
 from probgen.errors import DataError
 from probgen.nets import make_encoder
-from probgen.nets.arguments import event_shape as checked_event_shape
-from probgen.nets.arguments import positive_float, positive_int
 from probgen.nets.inputs import cast_event, cast_labels, check_finite, one_hot
+from probgen.programs.nonfinite import require_finite_parameters
+from probgen.validation import validates
 
 
-def conditioning_batch(x: Any, event_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def conditioning_batch(x: Any, event_shape: tuple[int, ...], guide: nn.Module) -> Tensor:
     """The data that a guide is conditioned on, in the dtype of its parameters.
 
-    Finiteness is checked where Pyro's validation is on, since that reads values.
+    Values are looked at as :func:`probgen.validation.validates` says.
 
     Raises:
-        DataError: missing, of another shape or dtype, empty, or not finite.
+        DataError: missing, of another shape, dtype or device, empty, or not finite.
+        DivergedError: a parameter of the guide is not finite.
     """
     if x is None:
         raise DataError("`x` is required: this guide is a distribution over latents given data; it generates none")
-    x = cast_event(x, event_shape, dtype)
-    if is_validation_enabled():
+    require_finite_parameters(guide)
+    parameter = next(guide.parameters())
+    x = cast_event(x, event_shape, parameter.dtype, device=parameter.device)
+    if validates():
         check_finite(x)
     return x
 
@@ -84,7 +87,7 @@ class Amortized(PyroModule):
         Raises:
             DataError: the data or labels do not fit.
         """
-        x = conditioning_batch(x, self.event_shape, next(self.parameters()).dtype)
+        x = conditioning_batch(x, self.event_shape, self)
         return self._from_outputs(self.encoder(x, self._context(x, y)))
 
     def _context(self, x: Tensor, y: Tensor | None) -> Tensor | None:
@@ -92,7 +95,7 @@ class Amortized(PyroModule):
             if y is not None:
                 raise DataError("`y` was given, but the guide was built without `num_classes`")
             return None
-        y = cast_labels(y, self.num_classes, len(x), validate=is_validation_enabled())
+        y = cast_labels(y, self.num_classes, len(x), validate=validates())
         return one_hot(y, self.num_classes, x.dtype)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, num_samples: int = 1) -> Tensor:

@@ -10,10 +10,10 @@ from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
+from probgen.arguments import positive_int, sizes
 from probgen.errors import MissingExtra
 from probgen.guides._amortized import Amortized
 from probgen.nets import loc_and_scale
-from probgen.nets.arguments import positive_int, sizes
 
 
 def import_zuko() -> Any:

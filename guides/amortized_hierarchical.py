@@ -7,10 +7,10 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from probgen.arguments import choice, positive_float, sizes
+from probgen.arguments import event_shape as checked_event_shape
 from probgen.guides._amortized import conditioning_batch
 from probgen.nets import MLP, concatenate, loc_and_scale, make_encoder
-from probgen.nets.arguments import choice, positive_float, sizes
-from probgen.nets.arguments import event_shape as checked_event_shape
 from probgen.nets.layers import Hidden, hidden_per_layer
 from probgen.nets.mlp import make_activation
 
@@ -103,7 +103,7 @@ class AmortizedHierarchical(PyroModule):
         Raises:
             DataError: the data are missing or do not fit.
         """
-        x = conditioning_batch(x, self.event_shape, next(self.parameters()).dtype)
+        x = conditioning_batch(x, self.event_shape, self)
         outputs = self.encoder(x)
         with pyro.plate("data", len(x), dim=-1):
             if self.direction == "bottom-up":

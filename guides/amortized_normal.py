@@ -6,9 +6,9 @@ import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from probgen.arguments import positive_int
 from probgen.guides._amortized import Amortized
 from probgen.nets import loc_and_scale
-from probgen.nets.arguments import positive_int
 
 
 class AmortizedNormal(Amortized):

@@ -3,21 +3,20 @@
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
+from probgen.arguments import positive_int
 from probgen.likelihoods import Likelihood
-from probgen.nets.arguments import positive_int
 
 
-def observed_batch(likelihood: Likelihood, x: Any, num_samples: int, dtype: torch.dtype) -> tuple[Tensor | None, int]:
+def observed_batch(likelihood: Likelihood, x: Any, num_samples: int, parameter: Tensor) -> tuple[Tensor | None, int]:
     """The data as the likelihood takes them, and the size of the plate.
 
     Args:
         likelihood: p(x | z).
         x: ``[B, *event_shape]``, or None to generate.
         num_samples: the size of the plate without data.
-        dtype: of the model's parameters.
+        parameter: one of the model's, whose dtype and device the data take or must have.
 
     Returns:
         The data or None, and B or ``num_samples``.
@@ -28,7 +27,7 @@ def observed_batch(likelihood: Likelihood, x: Any, num_samples: int, dtype: torc
     """
     if x is None:
         return None, positive_int("num_samples", num_samples)
-    x = likelihood.cast(x, dtype)
+    x = likelihood.cast(x, parameter.dtype, device=parameter.device)
     return x, x.shape[0]
 
 

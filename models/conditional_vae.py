@@ -7,15 +7,16 @@ import pyro
 import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
-from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
+from probgen.arguments import positive_int
 from probgen.errors import ArgumentError
 from probgen.likelihoods import Likelihood, make_likelihood
 from probgen.models._inputs import observed_batch, standard_normal
 from probgen.nets import concatenate, make_decoder
-from probgen.nets.arguments import positive_int
 from probgen.nets.inputs import cast_labels, one_hot
+from probgen.programs.nonfinite import require_finite_parameters
+from probgen.validation import validates
 
 
 class ConditionalVAE(PyroModule):
@@ -104,11 +105,13 @@ class ConditionalVAE(PyroModule):
         Raises:
             ArgumentError: ``num_samples`` is given beside labels of another number.
             DataError: the data do not fit ``event_shape`` or the likelihood, or labels are missing or do not fit.
+            DivergedError: a parameter is not finite.
         """
         parameter = next(self.parameters())
-        x, batch = observed_batch(self.likelihood, x, num_samples, parameter.dtype)
+        require_finite_parameters(self)
+        x, batch = observed_batch(self.likelihood, x, num_samples, parameter)
         if x is not None or y is not None:
-            y = cast_labels(y, self.num_classes, None if x is None else batch, validate=is_validation_enabled())
+            y = cast_labels(y, self.num_classes, None if x is None else batch, validate=validates())
             if x is None and num_samples not in (1, len(y)):
                 raise ArgumentError(f"`num_samples` is {num_samples}, but `y` has {len(y)} labels; give one of them")
             batch = len(y)

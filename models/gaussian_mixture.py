@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from probgen.arguments import positive_float, positive_int
 from probgen.likelihoods import NormalFixed
 from probgen.models._inputs import observed_batch
-from probgen.nets.arguments import positive_float, positive_int
+from probgen.programs.nonfinite import require_finite_evidence, require_finite_parameters
 
 
 class GaussianMixture(PyroModule):
@@ -73,8 +74,10 @@ class GaussianMixture(PyroModule):
 
         Raises:
             DataError: the data do not fit.
+            DivergedError: a parameter is not finite.
         """
-        x, batch = observed_batch(NormalFixed(self.event_shape), x, num_samples, self.locs.dtype)
+        require_finite_parameters(self)
+        x, batch = observed_batch(NormalFixed(self.event_shape), x, num_samples, self.locs)
         components = dist.Categorical(logits=self.mixture_logits)
         locs, scales = self.locs, self.scales
         with pyro.plate("data", batch, dim=-1):
@@ -95,8 +98,11 @@ class GaussianMixture(PyroModule):
 
         Raises:
             DataError: the data do not fit.
+            DivergedError: a parameter is not finite.
         """
-        return self._log_joint(x).logsumexp(-1)
+        log_prob = self._log_joint(x).logsumexp(-1)
+        require_finite_evidence(self, x, log_prob)
+        return log_prob
 
     def posterior(self, x: Tensor) -> dist.Categorical:
         """Exact p(z | x), the responsibilities.
@@ -109,11 +115,15 @@ class GaussianMixture(PyroModule):
 
         Raises:
             DataError: the data do not fit.
+            DivergedError: a parameter is not finite.
         """
-        return dist.Categorical(logits=self._log_joint(x))
+        log_joint = self._log_joint(x)
+        require_finite_evidence(self, x, log_joint.logsumexp(-1))
+        return dist.Categorical(logits=log_joint)
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """The joint log p(x, z = c), ``[B, C]``."""
-        x = NormalFixed(self.event_shape).cast(x, self.locs.dtype)
+        require_finite_parameters(self)
+        x = NormalFixed(self.event_shape).cast(x, self.locs.dtype, device=self.locs.device)
         log_prob = dist.Normal(self.locs, self.scales).to_event(1).log_prob(x[:, None])
         return log_prob + self.mixture_logits.log_softmax(-1)

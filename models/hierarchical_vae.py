@@ -9,11 +9,12 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from probgen.arguments import positive_float, sizes
 from probgen.likelihoods import Likelihood, make_likelihood
 from probgen.models._inputs import observed_batch, standard_normal
 from probgen.nets import MLP, loc_and_scale, make_decoder
-from probgen.nets.arguments import positive_float, sizes
 from probgen.nets.layers import Hidden, hidden_per_layer
+from probgen.programs.nonfinite import require_finite_parameters
 
 
 class HierarchicalVAE(PyroModule):
@@ -104,9 +105,11 @@ class HierarchicalVAE(PyroModule):
 
         Raises:
             DataError: the data do not fit ``event_shape`` or the likelihood.
+            DivergedError: a parameter is not finite.
         """
         parameter = next(self.parameters())
-        x, batch = observed_batch(self.likelihood, x, num_samples, parameter.dtype)
+        require_finite_parameters(self)
+        x, batch = observed_batch(self.likelihood, x, num_samples, parameter)
         with pyro.plate("data", batch, dim=-1):
             layer = len(self.latent_dims)
             z = pyro.sample(f"z_{layer}", standard_normal(self.latent_dims[-1], parameter))

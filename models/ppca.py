@@ -9,9 +9,10 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from probgen.arguments import positive_int
 from probgen.likelihoods import NormalFixed
 from probgen.models._inputs import observed_batch, standard_normal
-from probgen.nets.arguments import positive_int
+from probgen.programs.nonfinite import require_finite_evidence, require_finite_parameters
 
 
 class PPCA(PyroModule):
@@ -76,9 +77,11 @@ class PPCA(PyroModule):
 
         Raises:
             DataError: the data do not fit.
+            DivergedError: a parameter is not finite.
         """
         parameter = next(self.parameters())
-        x, batch = observed_batch(NormalFixed(self.event_shape), x, num_samples, parameter.dtype)
+        require_finite_parameters(self)
+        x, batch = observed_batch(NormalFixed(self.event_shape), x, num_samples, parameter)
         with pyro.plate("data", batch, dim=-1):
             z = pyro.sample("z", standard_normal(self.latent_dim, parameter))
             return pyro.sample("x", self.decode(z), obs=x)
@@ -102,13 +105,17 @@ class PPCA(PyroModule):
 
         Raises:
             DataError: the data do not fit.
+            DivergedError: a parameter is not finite.
         """
-        x = NormalFixed(self.event_shape).cast(x, self.mean.dtype)
+        require_finite_parameters(self)
+        x = NormalFixed(self.event_shape).cast(x, self.mean.dtype, device=self.mean.device)
         factor, loc = self._posterior_factor(x)  # [L, L], [B, L]
         residual = x - self.mean - loc @ self.loadings.mT
         quadratic = (residual**2).sum(-1) * (-2 * self.log_scale).exp() + (loc**2).sum(-1)
         log_det = 2 * (self.data_dim - self.latent_dim) * self.log_scale + 2 * factor.diagonal().log().sum()
-        return -0.5 * (self.data_dim * math.log(2 * math.pi) + log_det + quadratic)
+        log_prob = -0.5 * (self.data_dim * math.log(2 * math.pi) + log_det + quadratic)
+        require_finite_evidence(self, x, log_prob)
+        return log_prob
 
     def posterior(self, x: Tensor) -> dist.MultivariateNormal:
         r"""Exact p(z | x) = :math:`N(M^{-1} W^T (x - \mu), \sigma^2 M^{-1})`.
@@ -121,8 +128,10 @@ class PPCA(PyroModule):
 
         Raises:
             DataError: the data do not fit.
+            DivergedError: a parameter is not finite.
         """
-        x = NormalFixed(self.event_shape).cast(x, self.mean.dtype)
+        require_finite_parameters(self)
+        x = NormalFixed(self.event_shape).cast(x, self.mean.dtype, device=self.mean.device)
         factor, loc = self._posterior_factor(x)
         precision = factor @ factor.mT * (-2 * self.log_scale).exp()
         return dist.MultivariateNormal(loc, precision_matrix=precision.expand(len(x), -1, -1))

@@ -8,10 +8,11 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from probgen.arguments import positive_int
 from probgen.likelihoods import Likelihood, make_likelihood
 from probgen.models._inputs import observed_batch, standard_normal
 from probgen.nets import make_decoder
-from probgen.nets.arguments import positive_int
+from probgen.programs.nonfinite import require_finite_parameters
 
 
 class VAE(PyroModule):
@@ -95,9 +96,11 @@ class VAE(PyroModule):
 
         Raises:
             DataError: the data do not fit ``event_shape`` or the likelihood.
+            DivergedError: a parameter is not finite.
         """
         parameter = next(self.parameters())
-        x, batch = observed_batch(self.likelihood, x, num_samples, parameter.dtype)
+        require_finite_parameters(self)
+        x, batch = observed_batch(self.likelihood, x, num_samples, parameter)
         with pyro.plate("data", batch, dim=-1):
             z = pyro.sample("z", standard_normal(self.latent_dim, parameter))
             return pyro.sample("x", self.decode(z), obs=x)

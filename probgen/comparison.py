@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from probgen import __version__
+from probgen.arguments import positive_int
 from probgen.data import Dataset
 from probgen.errors import ArgumentError, ArgumentTypeError, MissingExtra, ProbgenError
 from probgen.evidence import Evidence, Row, evaluate, summarize
-from probgen.nets.arguments import positive_int
 from probgen.objectives import Objective
 from probgen.plots.comparison_figure import as_png, plot_comparison
 from probgen.plots.folder import RunFolder, describe, write_atomically

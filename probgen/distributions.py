@@ -10,8 +10,8 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from probgen.arguments import positive_int
 from probgen.errors import ArgumentError
-from probgen.nets.arguments import positive_int
 
 
 def checked_levels(levels: Any) -> int:

@@ -39,6 +39,10 @@ class DivergedError(ProbgenError, RuntimeError):
     """Training met a loss or parameter that is not finite; names the first bad site or parameter."""
 
 
+class CheckpointError(ProbgenError, RuntimeError):
+    """A checkpoint that is missing, damaged, of another run, or cannot be saved."""
+
+
 class MissingExtra(ProbgenError, ImportError):
     """An optional dependency is not installed; names the ``pip install`` that cures it."""
 

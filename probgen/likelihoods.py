@@ -14,17 +14,17 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from probgen import distributions
+from probgen.arguments import event_shape as checked_event_shape
+from probgen.arguments import positive_float, positive_int
 from probgen.config import build, canonical, parse_spec
 from probgen.distributions import DiscretizedLogisticDistribution, Grid, checked_levels
 from probgen.errors import ArgumentError, nearest
-from probgen.nets.arguments import event_shape as checked_event_shape
-from probgen.nets.arguments import positive_float, positive_int
 from probgen.nets.inputs import cast_event, check_values
 from probgen.nets.tensors import at_least_single
+from probgen.validation import validates
 
 
 class Likelihood:
@@ -69,25 +69,34 @@ class Likelihood:
         return self._elementwise(parts).to_event(len(self.event_shape))
 
     @final
-    def cast(self, x: Any, dtype: torch.dtype | None = None, *, name: str = "x") -> Tensor:
+    def cast(
+        self,
+        x: Any,
+        dtype: torch.dtype | None = None,
+        *,
+        name: str = "x",
+        device: torch.device | None = None,
+    ) -> Tensor:
         """Data as this likelihood takes them.
 
-        Shape and dtype are always checked. Values are checked where Pyro's validation is on
-        (``pyro.enable_validation``), since that reads them: a program that is being traced switches it off.
+        Shape and dtype are always checked. Values are checked as :func:`probgen.validation.validates` says, since
+        that reads them.
 
         Args:
             x: ``[B, *event_shape]``.
             dtype: of the networks' parameters; torch's default if None. Categorical data become ``torch.long``.
             name: the argument, for messages.
+            device: where the data must lie, or None for anywhere.
 
         Returns:
             ``[B, *event_shape]``.
 
         Raises:
-            DataError: of another shape or dtype, empty, or with a value outside the support.
+            DataError: of another shape or dtype, on another device, empty, or with a value outside the support.
         """
-        x = cast_event(x, self.event_shape, self._dtype(dtype or torch.get_default_dtype()), name=name)
-        if is_validation_enabled():
+        dtype = self._dtype(dtype or torch.get_default_dtype())
+        x = cast_event(x, self.event_shape, dtype, name=name, device=device)
+        if validates():
             check_values(x, self._valid(x), self.required, name=name)
         return x
 

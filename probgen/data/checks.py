@@ -6,7 +6,7 @@ from torch import Tensor
 
 from probgen.data.dataset import Dataset
 from probgen.data.memory import Arrays, as_dataset, check_lengths, named
-from probgen.data.values import check_finite, check_unit
+from probgen.data.values import check_finite, check_unit, check_values_exist
 from probgen.errors import DataError
 
 
@@ -51,6 +51,7 @@ def _members(dataset: Any) -> dict[str, Tensor]:
 def _check_tensor(label: str, values: Tensor) -> None:
     if values.requires_grad:
         raise DataError(f"`{label}` requires gradients: data must not; pass `{label}.detach()`")
+    check_values_exist(label, values)
     if values.numel() == 0:
         raise DataError(f"`{label}` is empty: it has shape {tuple(values.shape)}")
     check_finite(values, label)

@@ -5,9 +5,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from probgen.arguments import first_index
 from probgen.errors import DataError
 
 _CHUNK = 1 << 24  # elements a step, so that the masks stay small beside the data
+
+
+def check_values_exist(label: str, values: Tensor) -> None:
+    """Raises for a tensor on the device "meta", which has a shape and no values.
+
+    Raises:
+        DataError: naming the tensor.
+    """
+    if values.is_meta:
+        raise DataError(f"`{label}` is on the device 'meta', which holds no values; load the data on 'cpu' or 'cuda'")
 
 
 def check_finite(values: Tensor, label: str) -> None:
@@ -44,7 +55,5 @@ def _check(values: Tensor, label: str, is_bad: Callable[[Tensor], Tensor], cure:
         part = values[first : first + rows]
         bad = is_bad(part)
         if bad.any():
-            index = bad.nonzero()[0].tolist()
-            value = part[tuple(index)].item()
-            index[0] += first
-            raise DataError(f"`{label}` holds {value} at index {tuple(index)}; {cure}")
+            row, *rest = index = first_index(bad)
+            raise DataError(f"`{label}` holds {part[index].item()} at index {(first + row, *rest)}; {cure}")

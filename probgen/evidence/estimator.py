@@ -10,11 +10,14 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from probgen.arguments import first_index
 from probgen.errors import DataError, DivergedError, ProbgenError, ProgramError
 from probgen.evidence.checks import Subsampling, check_batch, discrete_dims, joint_message
 from probgen.evidence.result import Evidence
 from probgen.evidence.streams import UnitStream, WeightStatistics, WeightStream, widest
 from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
+from probgen.programs.guard import failure
+from probgen.programs.nonfinite import large_value
 from probgen.programs.param_scope import Program, owner_of
 from probgen.programs.run import guess_max_plate_nesting, no_guide, trial
 
@@ -66,8 +69,17 @@ class Estimator:
         if self.joint and self.count:
             raise ProgramError(joint_message(self.total))
         with pyro.validation_enabled(False):
-            self.parts.append(_on_cpu(self.estimate(batch)))
+            statistics = _on_cpu(self.estimate(batch))
+        self._check_range(batch, statistics.log_prob)
+        self.parts.append(statistics)
         self.count += batch.size
+
+    def _check_range(self, batch: Minibatch, log_prob: Tensor) -> None:
+        """Refuses numbers whose density is not 0, as it seems, but too small for the dtype."""
+        impossible = log_prob == -math.inf
+        if bool(impossible.any()) and (large := large_value(batch.args, batch.kwargs)) is not None:
+            datum = self.count + first_index(impossible)[0]
+            raise DataError(f"log p(x) of datum {datum} is -inf; {large}: scale the data")
 
     def evidence(self) -> Evidence:
         """The statistics of all data, in their order."""
@@ -121,6 +133,10 @@ class Estimator:
                 ". If it has parameters for each datum, as autoguides have, evaluate the data that it was trained on, "
                 f"all at once: `batch_size={self.total}`"
             )
+            if not isinstance(error, ProbgenError):
+                error = failure(self.model, self.guide, batch.args, batch.kwargs, error)
+            if isinstance(error, DivergedError):
+                raise error from error.__cause__
             raise ProgramError(f"the pair fails on {batch.size} data: {error}{cure if partial else ''}") from error
         if subsampling.plates:
             raise ProgramError(

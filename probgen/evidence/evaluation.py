@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probgen.arguments import positive_int
 from probgen.data import Dataset, is_in_memory
 from probgen.data.memory import named, tensors
 from probgen.errors import DataError
 from probgen.evidence.estimator import Estimator, Minibatch
 from probgen.evidence.result import Evidence
-from probgen.nets.arguments import positive_int
 from probgen.programs import RunOptions
+from probgen.programs.guard import typed, untouched_on_error
 from probgen.programs.param_scope import Program
 from probgen.programs.run import check_num_particles
 from probgen.seeding import seeded
@@ -73,8 +74,8 @@ def evaluate(
     Raises:
         ArgumentError: a number below 1.
         ArgumentTypeError: ``data`` is nothing of the above.
-        DataError: no data, or values outside the support of their site.
-        DivergedError: a log-weight is NaN or +inf; names the datum and the site.
+        DataError: no data, or values outside the support of their site or too large for its density.
+        DivergedError: a log-weight is NaN or +inf; names the parameter, or the datum and the site.
         ProgramError: the pair does not fit, draws a minibatch of its own, or has joint weights for several minibatches.
         UnsupportedObjective: the weights are no importance weights.
 
@@ -101,12 +102,14 @@ def evaluate(
     options = RunOptions(batch_plate=batch_plate)
     estimator = Estimator(model, guide, options, num_particles=num_particles, chunk=chunk, total=total)
     with ExitStack() as contexts:
+        contexts.enter_context(untouched_on_error(model, guide))
         contexts.enter_context(seeded(seed))
         contexts.enter_context(torch.no_grad())
         contexts.enter_context(mode(modules_of(model, guide), training=False))
         show = contexts.enter_context(_progress(progress, total))
         for batch in _minibatches(batches):
-            estimator.add(batch)
+            with typed(model, guide, batch.args, batch.kwargs):
+                estimator.add(batch)
             show(batch.size)
     return estimator.evidence()
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probgen.arguments import event_shape as checked_event_shape
+from probgen.arguments import positive_int, sizes
 from probgen.errors import ArgumentError
-from probgen.nets.arguments import event_shape as checked_event_shape
-from probgen.nets.arguments import positive_int, sizes
 from probgen.nets.mlp import init_linear, make_activation
 from probgen.nets.tensors import concatenate
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from probgen.nets.arguments import choice
+from probgen.arguments import choice
 from probgen.nets.conv import ConvDecoder, ConvEncoder
 from probgen.nets.mlp import MLPDecoder, MLPEncoder
 

@@ -6,13 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probgen.arguments import first_index
 from probgen.errors import DataError
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def cast_event(x: Any, event_shape: tuple[int, ...], dtype: torch.dtype, *, name: str = "x") -> Tensor:
+def cast_event(
+    x: Any,
+    event_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    name: str = "x",
+    device: torch.device | None = None,
+) -> Tensor:
     """A batch of events in ``dtype``; booleans, integers and floats of any width are cast.
 
     Args:
@@ -20,12 +28,13 @@ def cast_event(x: Any, event_shape: tuple[int, ...], dtype: torch.dtype, *, name
         event_shape: the shape of one datum.
         dtype: what to return; an integer one takes booleans and integers only.
         name: the argument, for the message.
+        device: where the data must lie, or None for anywhere.
 
     Returns:
         ``[B, *event_shape]`` in ``dtype``, on the device of ``x``.
 
     Raises:
-        DataError: not a tensor, of another rank or shape, empty, or of a dtype that cannot be cast.
+        DataError: not a tensor, of another rank or shape, empty, of a dtype that cannot be cast, or on another device.
 
     Example:
         >>> cast_event(torch.ones(3, 4, dtype=torch.uint8), (4,), torch.float32).dtype
@@ -34,6 +43,8 @@ def cast_event(x: Any, event_shape: tuple[int, ...], dtype: torch.dtype, *, name
     _check_tensor(x, name)
     _check_shape(x, event_shape, name)
     _check_dtype(x, dtype, name)
+    if device is not None and x.device != device:
+        raise DataError(f"`{name}` is on {x.device}, the parameters are on {device}; use `{name}.to('{device}')`")
     return x.to(dtype)
 
 
@@ -83,7 +94,7 @@ def check_values(x: Tensor, valid: Tensor, required: str, *, name: str = "x") ->
     """
     if bool(valid.all()):
         return
-    first = tuple(int(i) for i in (~valid).nonzero()[0])
+    first = first_index(~valid)
     raise DataError(f"`{name}` must be {required}, got {x[first].item()} at index {first}")
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from probgen.arguments import sizes
 from probgen.errors import ArgumentError
-from probgen.nets.arguments import sizes
 
 Hidden = Sequence[int] | Sequence[Sequence[int]]
 

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from probgen.nets.arguments import choice, positive_int, sizes
-from probgen.nets.arguments import event_shape as checked_event_shape
+from probgen.arguments import choice, positive_int, sizes
+from probgen.arguments import event_shape as checked_event_shape
 from probgen.nets.tensors import concatenate
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

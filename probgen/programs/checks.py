@@ -10,6 +10,7 @@ from pyro.distributions import constraints
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from probgen.arguments import first_index
 from probgen.errors import DataError, ProgramError, UnsupportedObjective
 
 Site: TypeAlias = Any  # a node of a trace: Pyro's Message, whose fields depend on its type
@@ -136,8 +137,24 @@ def check_support(site: Site) -> None:
     """
     fn, value = site["fn"], site["value"]
     if not isinstance(value, Tensor):
-        raise DataError(f"site '{site['name']}' observes a {type(value).__name__}; pass a torch.Tensor")
+        raise DataError(
+            f"site '{site['name']}' observes a {type(value).__name__}; pass a torch.Tensor, by `torch.as_tensor`"
+        )
+    _check_event(site["name"], fn, value)
     check_values(site["name"], fn, value)
+
+
+def _check_event(name: str, fn: Any, value: Tensor) -> None:
+    """Refuses what would be broadcast to an event: one number taken for all entries of a datum."""
+    if isinstance(fn, dist.Unit):  # pyro.factor
+        return
+    wanted = tuple(fn.event_shape)
+    got = tuple(value.shape[value.dim() - len(wanted) :]) if value.dim() >= len(wanted) else tuple(value.shape)
+    if got != wanted:
+        raise DataError(
+            f"site '{name}' observes a value of shape {tuple(value.shape)}, but one datum has shape {wanted}; reshape "
+            "or expand the data"
+        )
 
 
 def check_values(name: str, fn: Any, value: Tensor) -> None:
@@ -145,7 +162,7 @@ def check_values(name: str, fn: Any, value: Tensor) -> None:
     if isinstance(fn, dist.Unit):  # pyro.factor
         return
     if not bool(torch.isfinite(value).all()):
-        index = _first(~torch.isfinite(value))
+        index = first_index(~torch.isfinite(value))
         raise DataError(f"site '{name}' observes {value[index].item()} at index {index}; data must be finite")
     try:
         bad = ~_entrywise(fn.support).check(value)
@@ -155,7 +172,7 @@ def check_values(name: str, fn: Any, value: Tensor) -> None:
         return
     while bad.dim() > value.dim():  # a support that differs between particles
         bad = bad.any(0)
-    index = _first(bad)
+    index = first_index(bad)
     raise DataError(
         f"site '{name}' observes {_shown(value[index])} at index {index}, outside the support of {_family(fn)}, "
         f"{_constraint(fn.support)}{_cure(fn)}"
@@ -166,10 +183,6 @@ def _entrywise(constraint: Any) -> Any:
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
     return constraint
-
-
-def _first(bad: Tensor) -> tuple[int, ...]:
-    return tuple(int(i) for i in bad.nonzero()[0])
 
 
 def _shown(value: Tensor) -> str:

@@ -151,9 +151,14 @@ def check_ownership(trace: pyro.poutine.Trace, program: Program, pair: tuple[Pro
             _claim(name, value, program, pair)
 
 
-def _claim(name: str, value: torch.Tensor, program: Program, pair: tuple[Program, ...]) -> None:
+def declared_by(value: torch.Tensor) -> object:
+    """The program that declared a tensor by ``pyro.param``, or None where nobody knows."""
     reference = _owners.get(value)
-    owner = None if reference is None else reference()
+    return None if reference is None else reference()
+
+
+def _claim(name: str, value: torch.Tensor, program: Program, pair: tuple[Program, ...]) -> None:
+    owner = declared_by(value)
     if owner is None:
         _owners[value] = weakref.ref(owner_of(program))
     elif not any(owner is owner_of(member) for member in pair):

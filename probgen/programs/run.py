@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import pyro
@@ -15,7 +14,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
-from probgen.errors import ArgumentError, ProbgenError, UnsupportedObjective
+from probgen.arguments import positive_int
+from probgen.errors import DivergedError, ProbgenError, UnsupportedObjective
 from probgen.programs.checks import (
     Replay,
     bad_density,
@@ -26,6 +26,8 @@ from probgen.programs.checks import (
     check_support,
     sample_sites,
 )
+from probgen.programs.guard import guarded
+from probgen.programs.nonfinite import bad_parameter, require_defined
 from probgen.programs.param_scope import (
     Program,
     StoreState,
@@ -40,6 +42,7 @@ from probgen.programs.param_scope import (
 from probgen.programs.read import PARTICLES, Densities, nesting_of, read_terms
 from probgen.programs.terms import PairTerms, stack
 from probgen.seeding import preserved_rng, seeded
+from probgen.validation import validation
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,7 @@ def check_num_particles(num_particles: Any) -> int:
     Raises:
         ArgumentError: it is not.
     """
-    if isinstance(num_particles, bool) or not isinstance(num_particles, Integral) or num_particles < 1:
-        raise ArgumentError(f"`num_particles` must be a whole number of at least 1, got {num_particles!r}")
-    return int(num_particles)
+    return positive_int("num_particles", num_particles)
 
 
 def log_weights(
@@ -114,8 +115,10 @@ def log_weights(
 
     Raises:
         ArgumentError: a number of particles below 1.
-        DataError: observed values that are not finite or outside the support of their site.
-        ProgramError: model and guide do not fit each other.
+        DataError: observed values that are not finite, outside the support of their site, or too large for their
+            density.
+        DivergedError: a weight is NaN or +inf; names the first bad parameter or site.
+        ProgramError: model and guide do not fit each other, or fail.
         UnsupportedObjective: the guide has point masses, or N/B would sit inside the weights.
 
     Source:
@@ -130,10 +133,11 @@ def log_weights(
     """
     groups = num_particles if isinstance(num_particles, tuple) else (num_particles,)
     total = math.prod([check_num_particles(count) for count in groups])
-    with seeded(seed):
+    with seeded(seed), guarded(model, guide, args, kwargs):
         terms = run_pair(model, guide, *args, num_particles=total, batch_plate=batch_plate, **kwargs)
-    terms.require_importance_weights()
-    weights = terms.log_weights  # [M * K, batch]
+        terms.require_importance_weights()
+        weights = terms.log_weights  # [M * K, batch]
+        require_defined(weights, model, guide, args, kwargs, terms)
     return weights.reshape(*groups, *weights.shape[1:])
 
 
@@ -155,6 +159,13 @@ def trace_pair(
     model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any], options: RunOptions
 ) -> PairTerms:
     """Runs a pair as ``options`` say; ``args`` and ``kwargs`` go to both programs."""
+    with validation(options.validate):
+        return _trace_pair(model, guide, args, kwargs, options)
+
+
+def _trace_pair(
+    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any], options: RunOptions
+) -> PairTerms:
     pair = _Pair(model, guide or no_guide, args, kwargs)
     count = check_num_particles(options.num_particles)
     if count > 1 and options.vectorize_particles:
@@ -171,7 +182,7 @@ def guess_max_plate_nesting(
     model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any], *, validate: bool = True
 ) -> int:
     """The depth of the pair's plates, by a trial run that leaves generators and buffers as they were."""
-    with trial(model, guide or no_guide):
+    with trial(model, guide or no_guide), validation(validate):
         return _record(_Pair(model, guide or no_guide, args, kwargs), RunOptions(validate=validate)).nesting
 
 
@@ -181,7 +192,7 @@ def declared_parameters(
     """The unconstrained tensors that a pair registers with Pyro, by their names there, by a trial run."""
     pair = _Pair(model, guide or no_guide, args, kwargs)
     options = RunOptions(validate=False)
-    with trial(pair.model, pair.guide):
+    with trial(pair.model, pair.guide), validation(False):
         guided = _run(pair, pair.guide, options, None)
         modelled = _run(pair, pair.model, options, guided.trace)
     return guided.parameters | modelled.parameters
@@ -272,10 +283,21 @@ def _run(
         if options.num_particles > 1:
             dim = -1 - int(options.max_plate_nesting)
             contexts.enter_context(pyro.plate(PARTICLES, options.num_particles, dim=dim))
-        program(*pair.args, **pair.kwargs)
+        try:
+            program(*pair.args, **pair.kwargs)
+        except Exception as error:
+            _blame_statements(recorder.trace, options, error)
+            raise
         check_ownership(recorder.trace, program, (pair.model, pair.guide))
         parameters = leaves(recorder.trace)
     return _Execution(recorder.trace, store, parameters)
+
+
+def _blame_statements(trace: poutine.Trace, options: RunOptions, error: Exception) -> None:
+    """Raises if a program has failed on a ``pyro.param`` that is not finite: after the failure, it is not there."""
+    declared = {name: value for name, value in leaves(trace).items() if not isinstance(value, nn.Parameter)}
+    if options.validate and (parameter := bad_parameter(declared)) is not None:
+        raise DivergedError(f"a program fails: {parameter}; start from finite values") from error
 
 
 def _densities(trace: poutine.Trace, side: str) -> Densities:

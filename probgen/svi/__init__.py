@@ -3,5 +3,6 @@
 from probgen.svi.loop import SVI
 from probgen.svi.schedules import warmup_cosine
 from probgen.svi.state import EpochReport, SVIResult, SVIState
+from probgen.svi.weights import load_weights
 
-__all__ = ["SVI", "EpochReport", "SVIResult", "SVIState", "warmup_cosine"]
+__all__ = ["SVI", "EpochReport", "SVIResult", "SVIState", "load_weights", "warmup_cosine"]

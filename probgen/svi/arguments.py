@@ -1,18 +1,12 @@
 """What the arguments of the loop must be."""
 
 import math
-from numbers import Integral
 from typing import Any
 
 import torch
 
 from probgen.errors import ArgumentError, ArgumentTypeError
 from probgen.objectives import Objective
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, and not a bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_number(name: str, value: Any, below: float) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probgen.arguments import first_index, positive_int
 from probgen.data import InMemory, as_dataset, is_in_memory, validate
 from probgen.data.memory import tensors
-from probgen.errors import ArgumentError, ArgumentTypeError, DataError
-from probgen.svi.arguments import is_whole
+from probgen.data.values import check_values_exist
+from probgen.errors import ArgumentTypeError, DataError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -28,9 +29,12 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """A batch on the device: tensors and arrays, also inside tuples, lists and dictionaries.
 
     Raises:
-        DataError: an array of something else than numbers.
+        DataError: an array of something else than numbers, or a tensor without values.
     """
-    return _map(lambda value: value.to(device, non_blocking=True), _as_tensors(batch))
+    batch = _as_tensors(batch)
+    for name, value in _arguments(batch):
+        check_values_exist(f"argument {name!r} of a batch", value)
+    return _map(lambda value: value.to(device, non_blocking=True), batch)
 
 
 def _as_tensors(batch: Any) -> Any:
@@ -41,7 +45,8 @@ def _map(function: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _map(function, member) for name, member in value.items()}
     if isinstance(value, tuple | list):
-        return tuple(_map(function, member) for member in value)
+        members = (_map(function, member) for member in value)
+        return list(members) if isinstance(value, list) else tuple(members)
     return function(value) if isinstance(value, Tensor | np.ndarray) else value
 
 
@@ -115,11 +120,10 @@ def open_batches(data: Any, batch_size: int, device: torch.device, *, shuffle: b
 
     Raises:
         ArgumentError: a batch size that is no whole number of at least 1.
-        ArgumentTypeError: a one-shot iterator, or something that cannot be iterated over.
+        ArgumentTypeError: a one-shot iterator, a list of numbers, or something that cannot be iterated over.
         DataError: empty data, or values that are not finite.
     """
-    if not is_whole(batch_size) or batch_size < 1:
-        raise ArgumentError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}")
+    batch_size = positive_int("batch_size", batch_size)
     if is_in_memory(data) or isinstance(data, tuple | dict | str | bytes):  # the last four hold no batches
         return Batches(data, batch_size, device, shuffle=shuffle)
     if not isinstance(data, Iterable):
@@ -127,6 +131,8 @@ def open_batches(data: Any, batch_size: int, device: torch.device, *, shuffle: b
             "`data` must be a tensor, an array, a tuple or dict of them, or an iterable of batches (a torch Dataset "
             f"needs a DataLoader), got {type(data).__name__}"
         )
+    if isinstance(data, list) and _is_number_in_lists(data):
+        raise ArgumentTypeError("`data` is a list of numbers, which holds no batches; pass `torch.tensor(data)`")
     if isinstance(data, Iterator):
         raise ArgumentTypeError(
             "`data` is a one-shot iterator, which a second epoch would find empty; pass the iterable itself (a "
@@ -135,15 +141,24 @@ def open_batches(data: Any, batch_size: int, device: torch.device, *, shuffle: b
     return Stream(data, device)
 
 
-def _check(batch: Any) -> None:
+def _is_number_in_lists(data: Any) -> bool:
+    while isinstance(data, list) and data:
+        data = data[0]
+    return isinstance(data, int | float)
+
+
+def _arguments(batch: Any) -> Iterator[tuple[int | str, Tensor]]:
     args, kwargs = as_call(batch)
-    for name, value in (*enumerate(args), *kwargs.items()):
-        if not isinstance(value, Tensor):
-            continue
+    yield from ((name, v) for name, v in (*enumerate(args), *kwargs.items()) if isinstance(v, Tensor))
+
+
+def _check(batch: Any) -> None:
+    for name, value in _arguments(batch):
+        check_values_exist(f"argument {name!r} of a batch", value)
         if value.requires_grad:
             raise DataError(f"argument {name!r} of a batch requires gradients: data must not; detach it")
         if not bool(torch.isfinite(value).all()):
-            index = tuple(int(i) for i in (~torch.isfinite(value)).nonzero()[0])
+            index = first_index(~torch.isfinite(value))
             raise DataError(
                 f"argument {name!r} of a batch holds {value[index].item()} at index {index}; data must be finite"
             )

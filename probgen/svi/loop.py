@@ -1,8 +1,9 @@
 """The loop: players take turns, and the loop knows nothing of what they play."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NoReturn
@@ -11,8 +12,11 @@ import pyro
 import torch
 from torch import Tensor
 
+from probgen.arguments import choice, positive_int
+from probgen.checkpoints import Checkpoints
 from probgen.errors import ArgumentError, DivergedError
 from probgen.objectives import Objective
+from probgen.programs import PairTerms
 from probgen.programs.param_scope import Program
 from probgen.seeding import check_seed, seeded
 from probgen.svi import parameters as params
@@ -21,10 +25,14 @@ from probgen.svi.batches import Batches, Call, Stream, as_call, open_batches, si
 from probgen.svi.capture import CapturedSeat
 from probgen.svi.divergence import bad_parameter, cause, late_cause
 from probgen.svi.fetch import Fetched
+from probgen.svi.keeping import keeper_of
+from probgen.svi.parallel import local_device, processes
 from probgen.svi.plan import Callback, Plan
 from probgen.svi.players import Gradient, OptimFactory, Seat, check_optim, seat
+from probgen.svi.precision import PRECISIONS, Reduced, check_densities
 from probgen.svi.preflight import BatchCheck, preflight, rehearsal, try_out
 from probgen.svi.schedules import Schedule, multiplier
+from probgen.svi.snapshot import fingerprint
 from probgen.svi.state import SVIResult, SVIState
 from probgen.svi.training import Training, length_of
 
@@ -43,8 +51,15 @@ class SVI:
         max_grad_norm: clips the norm of each player's gradient (of a loss summed over the batch, as in Pyro).
         ema_decay: keeps a moving average of the parameters, used for held-out bounds; see
             :meth:`averaged_parameters`.
+        precision: ``"full"``, or ``"bfloat16"``: networks that are parts of the programs train under autocast, several
+            times as fast where the hardware multiplies bfloat16; parameters, samples and densities stay float32, and
+            held-out bounds are in full precision.
         accelerator: ``"auto"`` (CUDA where it is), or a device name such as ``"cpu"`` or ``"cuda:1"``. Programs that
             are modules, or methods of modules, are moved there at once; what a function uses stays where it is.
+        devices: how many processes train together, each on its share of every minibatch: start the script by
+            ``torchrun --nproc-per-node N``, and call ``torch.distributed.init_process_group()`` in it. Data in memory
+            are shared out; a stream gives each process its own share. The first process shows progress, calls
+            callbacks, and keeps the ``run_dir``.
         capture: capture each step once per batch shape as one graph of tensor operations, without Pyro's handlers:
             the same numbers, faster for small networks. Programs must not read tensors' values, nor keep state in
             Python between calls.
@@ -75,7 +90,9 @@ class SVI:
         schedule: Schedule | None = None,
         max_grad_norm: float | None = None,
         ema_decay: float | None = None,
+        precision: str = "full",
         accelerator: str = "auto",
+        devices: int = 1,
         capture: bool = False,
     ) -> None:
         check_objective(loss)
@@ -85,7 +102,8 @@ class SVI:
         check_optim(optim)
         check_number("max_grad_norm", max_grad_norm, below=math.inf)
         check_number("ema_decay", ema_decay, below=1.0)
-        self.device = device_of(accelerator)
+        self.device = local_device(device_of(accelerator), positive_int("devices", devices))
+        self.group = processes(devices, self.device)
         self.model, self.guide, self.objective = model, guide, loss
         self.pair = loss(model, guide)
         self.state = SVIState()
@@ -93,10 +111,12 @@ class SVI:
         self._optim, self._schedule, self._max_grad_norm = optim, schedule, max_grad_norm
         self._ema_decay, self._capture = ema_decay, capture
         self._average: params.MovingAverage | None = None
-        self._seats: list[Seat] = []
+        self.seats: list[Seat] = []
         self.modules = params.modules_of(model, guide)
         for module in self.modules:
             module.to(self.device)
+        choice("precision", precision, PRECISIONS)
+        self._reduced = Reduced(self.modules, self.device) if precision == "bfloat16" else None
 
     # --- one step --------------------------------------------------------------------------------------------
 
@@ -115,10 +135,12 @@ class SVI:
         """
         args, kwargs = to_device(args, self.device), to_device(kwargs, self.device)
         with self._at_work(), params.mode(self.modules, training=True):
-            if not self._seats:
+            if not self.seats:
                 with rehearsal(self.modules):
                     terms = preflight(self.pair, args, kwargs)
+                    self._check_pair(terms, (args, kwargs))
                     self._prepare((args, kwargs))
+                self.group.same(self.held().values())
                 self._check = BatchCheck(self.pair, terms, args, kwargs, self.device)
             else:
                 self._check(args, kwargs)
@@ -130,16 +152,28 @@ class SVI:
         """With gradients and without Pyro's validation, whose flags come back as they were, torch's among them."""
         default = torch.distributions.Distribution._validate_args
         try:
-            with pyro.validation_enabled(False), torch.enable_grad(), params.untrained(self.modules):
+            with (
+                pyro.validation_enabled(False),
+                torch.enable_grad(),
+                params.untrained(self.modules),
+                nullcontext() if self._reduced is None else self._reduced.at_work(),
+            ):
                 yield
         finally:
             torch.distributions.Distribution.set_default_validate_args(default)
+
+    def _check_pair(self, terms: PairTerms, call: Call) -> None:
+        """Refuses what this precision and these processes cannot do right."""
+        if self._reduced is not None:
+            check_densities(terms)
+        self.group.check(self.pair, terms, call)
 
     def _prepare(self, call: Call) -> None:
         """Finds the parameters, which programs may create on first use, and seats the players."""
         args, kwargs = call
         self.parameters = params.trained_parameters(self.model, self.guide, args, kwargs)
         players = self.objective.players(self.pair, self.parameters)
+        self.group.check_players(players)
         seats = seat(players, self._optim, self._schedule, self._max_grad_norm)
         captured = [CapturedSeat(s, self.modules) for s in seats] if self._capture else []
         for member in captured:
@@ -148,12 +182,18 @@ class SVI:
             self._average = params.MovingAverage(self.parameters, self._ema_decay)
             self.state.averaged = self._average.values
         self._differentiate = [member.differentiate for member in captured or seats]
-        self._seats = seats
+        self.seats = seats
 
-    def moved(self) -> list[Tensor]:
+    def moved(self) -> dict[str, Tensor]:
         """What a step moves in place, beside the optimizers: parameters, their averages, buffers of modules."""
-        buffers = {id(buffer): buffer for module in self.modules for buffer in module.buffers()}
-        return [*self.parameters.values(), *self.state.averaged.values(), *buffers.values()]
+        found = {f"parameter/{name}": value for name, value in self.parameters.items()}
+        found |= {f"average/{name}": value for name, value in self.state.averaged.items()}
+        return found | params.owned_tensors(self.model, self.guide, {id(value) for value in found.values()}, "buffer")
+
+    def held(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the pair: what moves, and the parameters of its modules that are not trained."""
+        moved = self.moved()
+        return moved | params.owned_tensors(self.model, self.guide, {id(value) for value in moved.values()}, "frozen")
 
     def turns(self, args: tuple[Any, ...], kwargs: dict[str, Any], total_steps: int | None, *, late: bool) -> Fetched:
         """Every player's turn on one minibatch; what the last one reports.
@@ -164,9 +204,9 @@ class SVI:
             DivergedError: a loss or a gradient is not finite; seen before the optimizer moves.
         """
         fetched = None
-        for player, differentiate in zip(self._seats, self._differentiate, strict=True):
+        for player, differentiate in zip(self.seats, self._differentiate, strict=True):
             for _ in range(player.player.steps):
-                total, report, gradients = differentiate(*args, **kwargs)
+                total, report, gradients = self.group.summed(differentiate(*args, **kwargs), args, kwargs)
                 gradient = player.measure(gradients)
                 first = fetched is None
                 fetched = Fetched(total, gradient, report, self.state.step + 1, args, kwargs)
@@ -174,6 +214,8 @@ class SVI:
                     self._refuse(gradient, fetched, first=first)
                 player.apply(gradient, self.state.step, total_steps)
         self.state.step += 1
+        if self.group.size > 1:
+            self.group.same(params.owned_tensors(self.model, self.guide, set(), "buffer").values())
         if self._average is not None:
             self._average.update()
         return fetched  # type: ignore[return-value]  # there is always a player
@@ -226,6 +268,8 @@ class SVI:
         patience: int | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool | str = True,
+        run_dir: str | os.PathLike[str] | Checkpoints | None = None,
+        resume: bool | int = False,
     ) -> SVIResult:
         """Trains on data for a number of epochs or of steps.
 
@@ -245,41 +289,71 @@ class SVI:
             callbacks: called with an :class:`probgen.svi.EpochReport` after each epoch; one that returns True ends
                 the run.
             progress: whether to show progress on standard error; a string is shown in front.
+            run_dir: a folder for checkpoints and ``metrics.jsonl``, a line an epoch; or
+                :class:`probgen.checkpoints.Checkpoints` in one, which says how often to save and how many to keep.
+                Ctrl-C and SIGTERM then save before they end the run.
+            resume: go on with the run in ``run_dir``, to bitwise the same end as if it had not been interrupted; a
+                number goes on from the checkpoint of that step. Pass the same pair, data, optimizer and options; a
+                larger ``num_epochs`` or ``num_steps`` makes the run longer. A folder without checkpoint begins anew.
 
         Returns:
-            ``(params, state, losses)``.
+            ``(params, state, losses)``; of a run that was resumed, the losses of all its steps.
 
         Raises:
             ArgumentError: an argument out of range, or both or neither of ``num_epochs`` and ``num_steps``.
             DataError: empty data, values that are not finite or outside the support of their site.
             ProgramError: model and guide do not fit each other or the data.
             UnsupportedObjective: the objective would be wrong for this pair.
+            CheckpointError: a checkpoint is damaged or cannot be saved; those before are as they were.
             DivergedError: a loss or a gradient that is not finite; names the first bad parameter or site. On the CPU
                 the step is not applied; elsewhere it is seen one step late, and the parameters are of no use.
         """
-        label = None if progress is False else progress if isinstance(progress, str) else repr(self.objective)
+        shown = progress is not False and self.group.rank == 0  # one process of several
+        label = progress if isinstance(progress, str) else repr(self.objective)
+        label = label if shown else None
         plan = Plan(num_epochs=num_epochs, num_steps=num_steps, patience=patience, callbacks=callbacks, label=label)
         check_seed(seed)
         if patience is not None and eval_data is None:
             raise ArgumentError("`patience` counts epochs without a better held-out bound; pass `eval_data` too")
+        keeper = keeper_of(run_dir, resume)
         batches = open_batches(data, batch_size, self.device)
         held_out = None if eval_data is None else open_batches(eval_data, batch_size, self.device, shuffle=False)
         with seeded(seed), self._at_work():
-            training = Training(self, plan, batches, held_out)
+            settings = self._settings(batch_size, seed, batches, held_out) if keeper is not None else {}
+            training = Training(self, plan, batches, held_out, keeper, settings)
             with rehearsal(self.modules):
                 self._board(batches, held_out, training)
+            self.group.same(self.held().values())
             losses = training.go()
         state = replace(self.state, averaged={name: v.clone() for name, v in self.state.averaged.items()})
         return SVIResult(params.constrained(self.parameters), state, torch.tensor(losses, dtype=torch.float64))
+
+    def _settings(
+        self, batch_size: int, seed: int | None, batches: Batches | Stream, held_out: Batches | Stream | None
+    ) -> dict[str, Any]:
+        """What must be the same where a run goes on, as JSON values."""
+        return {
+            "objective": repr(self.objective),
+            "batch_size": batch_size if isinstance(batches, Batches) else None,
+            "seed": seed,
+            "max_grad_norm": self._max_grad_norm,
+            "ema_decay": self._ema_decay,
+            "devices": self.group.size,
+            "precision": "full" if self._reduced is None else "bfloat16",
+            "data": fingerprint(batches),
+            "eval_data": fingerprint(held_out),
+        }
 
     def _board(self, batches: Batches | Stream, held_out: Batches | Stream | None, training: Training) -> None:
         """Refuses what can be refused, then finds the parameters."""
         with params.mode(self.modules, training=True):
             first, terms = try_out(self.pair, batches, training.num_steps)
+        self._check_pair(terms, first)
         check = BatchCheck(self.pair, terms, *first, self.device)
+        self.group.check_shares(batches)
         if held_out is not None:
             with params.mode(self.modules, training=False):
-                _, terms = try_out(self.pair, held_out, None)
+                _, terms = try_out(self.pair, held_out, None, held_out=True)
             if terms.batch_shape == () and _has_several(held_out):
                 raise ArgumentError(
                     "the weights of this pair are joint, so that the bound of a minibatch is no share of that of all "
@@ -288,7 +362,7 @@ class SVI:
                 )
         if self._schedule is not None:
             multiplier(self._schedule, self.state.step, training.total_steps)
-        if not self._seats:
+        if not self.seats:
             with params.mode(self.modules, training=True):
                 self._prepare(first)
         self._check = check
@@ -301,7 +375,8 @@ class SVI:
         The total where weights are joint, which takes one batch alone. Data in memory have been checked before.
         """
         total, count = 0.0, 0
-        with seeded(0), params.mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad():
+        exact = nullcontext() if self._reduced is None else self._reduced.suspended()
+        with seeded(0), params.mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad(), exact:
             generator = torch.Generator(self.device).manual_seed(0)
             for batch in held_out.epoch(generator):
                 args, kwargs = as_call(batch)
@@ -309,7 +384,7 @@ class SVI:
                 bound = self.pair.estimate_from(args, kwargs, validate=isinstance(held_out, Stream)).bound
                 total += bound.mean().item() * size
                 count += size
-        return total / count
+        return self.group.number(total / count)
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[None]:

@@ -30,17 +30,49 @@ def trained_parameters(
     """
     with untrained(modules_of(model, guide)) as kept:
         declared = declared_parameters(model, guide, args, kwargs)  # creates what programs create on first use
-    owned = {
-        f"{side}.{name}": value
-        for side, program in (("model", model), ("guide", guide))
-        if (module := _as_module(program)) is not None
-        for name, value in module.named_parameters()
-    }
+    owned = _owned(model, guide)
     skipped = {id(value) for value in (*kept, *owned.values()) if not value.requires_grad}
     found: dict[int, tuple[str, Tensor]] = {}
     for name, value in (owned | {n: v for n, v in declared.items() if n not in owned}).items():
         if id(value) not in found and id(value) not in skipped:
             found[id(value)] = (name, value)
+    return dict(found.values())
+
+
+def module_parameters(model: Program, guide: Program | None) -> dict[str, Tensor]:
+    """The parameters among :func:`trained_parameters` that are there before a program runs."""
+    unique: dict[int, tuple[str, Tensor]] = {}
+    for name, value in _owned(model, guide).items():
+        if value.requires_grad:
+            unique.setdefault(id(value), (name, value))
+    return dict(unique.values())
+
+
+def _owned(model: Program, guide: Program | None) -> dict[str, Tensor]:
+    return {
+        f"{side}.{name}": value
+        for side, program in (("model", model), ("guide", guide))
+        if (module := _as_module(program)) is not None
+        for name, value in module.named_parameters()
+    }
+
+
+def owned_tensors(model: Program, guide: Program | None, known: set[int], kind: str) -> dict[str, Tensor]:
+    """Buffers (``kind="buffer"``) or parameters (``"frozen"``) of a pair's modules, by ``kind/side.name``.
+
+    Args:
+        model: the model.
+        guide: the guide, or None.
+        known: ``id`` of tensors that are left out.
+        kind: which, and what stands in front of the name.
+    """
+    found: dict[int, tuple[str, Tensor]] = {}
+    for side, program in (("model", model), ("guide", guide)):
+        owner = None if program is None else owner_of(program)
+        if isinstance(owner, nn.Module):
+            for name, value in owner.named_buffers() if kind == "buffer" else owner.named_parameters():
+                if id(value) not in known:
+                    found.setdefault(id(value), (f"{kind}/{side}.{name}", value))
     return dict(found.values())
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from probgen.arguments import positive_int
 from probgen.errors import ArgumentError, ArgumentTypeError
-from probgen.svi.arguments import is_whole
 from probgen.svi.state import EpochReport
 
 Callback = Callable[[EpochReport], bool | None]
@@ -37,8 +37,8 @@ class Plan:
             raise ArgumentError("pass one of `num_epochs` and `num_steps`")
         for name in ("num_epochs", "num_steps", "patience"):
             value = getattr(self, name)
-            if value is not None and (not is_whole(value) or value < 1):
-                raise ArgumentError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+            if value is not None:
+                positive_int(name, value)
         if not isinstance(self.callbacks, Sequence) or not all(map(callable, self.callbacks)):
             raise ArgumentTypeError(f"`callbacks` must be a sequence of functions of a report, got {self.callbacks!r}")
 

@@ -45,6 +45,9 @@ class Seat:
         optim: makes the optimizer of its parameters.
         schedule: multiplies every learning rate, or None.
         max_grad_norm: clips the norm of the player's gradient, or None.
+
+    Attributes:
+        begun: the optimizer's groups as they were made, before a schedule or a checkpoint.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Seat:
         self.max_grad_norm = max_grad_norm
         self._schedule = schedule
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.begun = [dict(group) for group in self.optimizer.param_groups]
 
     def differentiate(self, *args: Any, **kwargs: Any) -> Differentiated:
         """(the loss, what it reports, its gradient for this player's parameters alone).

@@ -14,10 +14,13 @@ from torch.distributions.constraints import Constraint
 
 from probgen.data import Dataset
 from probgen.data.memory import Arrays, named
-from probgen.errors import DataError, ProbgenError, ProgramError
+from probgen.errors import DataError, ProbgenError
 from probgen.objectives import PairLoss
+from probgen.objectives.base import require_finite_loss
 from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
 from probgen.programs.checks import check_values
+from probgen.programs.guard import failure
+from probgen.programs.nonfinite import bad_site, large_value, not_finite, require_defined
 from probgen.programs.run import trial
 from probgen.seeding import preserved_rng
 from probgen.svi.batches import Batches, Call, Stream, as_call, to_device
@@ -38,7 +41,9 @@ def rehearsal(modules: list[nn.Module]) -> Iterator[None]:
             raise
 
 
-def try_out(pair: PairLoss, source: Batches | Stream, steps: int | None) -> tuple[Call, PairTerms]:
+def try_out(
+    pair: PairLoss, source: Batches | Stream, steps: int | None, *, held_out: bool = False
+) -> tuple[Call, PairTerms]:
     """Tries the first batch, the smaller one at the end if ``steps`` reach it, and checks all data in memory.
 
     Returns:
@@ -48,30 +53,35 @@ def try_out(pair: PairLoss, source: Batches | Stream, steps: int | None) -> tupl
         ProbgenError: as :func:`preflight` and :func:`check_data`.
     """
     first = as_call(first_batch(source))
-    terms = preflight(pair, *first)
+    terms = preflight(pair, *first, held_out=held_out)
     if isinstance(source, Batches):
         check_data(pair, source, terms)
         last = _last_batch(source)
         if last is not None and (steps is None or steps >= len(source)):
-            preflight(pair, *as_call(last))
+            preflight(pair, *as_call(last), held_out=held_out)
     return first, terms
 
 
-def preflight(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairTerms:
-    """Runs the objective once on a batch and returns its terms.
+def preflight(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any], *, held_out: bool = False) -> PairTerms:
+    """Runs the objective once on a batch and returns its terms; one that is ``held_out`` may be impossible.
 
     Raises:
         ProgramError: the pair does not fit together or fails on the batch; DataError, UnsupportedObjective: as named.
+        DivergedError: the loss is not finite before any step.
     """
     with rehearsal(modules_of(pair.model, pair.guide)):
         try:
             terms = pair.terms_from(args, kwargs)
             _check_real(terms)
-            pair.objective.estimate(terms)
+            estimate = pair.objective.estimate(terms)
+            if held_out:
+                require_defined(estimate.bound, pair.model, pair.guide, args, kwargs, terms)
+            else:
+                require_finite_loss(pair, estimate.loss, args, kwargs, terms)
         except ProbgenError:
             raise
         except Exception as error:
-            raise _failure(args, kwargs, error) from error
+            raise failure(pair.model, pair.guide, args, kwargs, error) from error
     return terms
 
 
@@ -79,15 +89,17 @@ def check_data(pair: PairLoss, batches: Batches, terms: PairTerms) -> None:
     """Checks all data in memory against the supports of the observed sites, of which ``terms`` know the first batch.
 
     Where a site observes the data themselves its support is asked directly; where it observes something made of
-    them, or refuses what a program may yet mend, the pair runs once over all batches.
+    them, or refuses what a program may yet mend, or where numbers are too large to be squared, the pair runs once
+    over all batches.
 
     Raises:
-        DataError: naming the site, the first bad index and value, and the support.
+        DataError: naming the site, the first bad index and value, and the support, or the number that is too large.
         ProgramError: the pair fails on a later batch.
     """
     refusal: DataError | None = None
     try:
-        if all(any(_covers(site, *part) for part in _parts(batches)) for site in terms.sites if site.observed):
+        covered = all(any(_covers(site, *part) for part in _parts(batches)) for site in terms.sites if site.observed)
+        if covered and large_value(tuple(values for _, values in _parts(batches)), {}) is None:
             return
     except DataError as error:
         refusal = error
@@ -104,19 +116,22 @@ def _run_over(pair: PairLoss, batches: Batches) -> None:
     with trial(pair.model, pair.guide or pair.model):
         for i, batch in enumerate(in_order.epoch(generator)):
             try:
-                _run_once(pair, *as_call(batch))
+                args, kwargs = as_call(batch)
+                terms = _run_once(pair, args, kwargs)
+                if large_value(args, kwargs) is not None and bad_site(terms) is not None:
+                    raise not_finite("the log-density is not finite", pair.model, pair.guide, args, kwargs, terms)
             except DataError as error:
                 raise DataError(f"{error} (in the batch from datum {i * batches.batch_size} on)") from error
 
 
-def _run_once(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _run_once(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairTerms:
     """Runs the pair on a batch with validation."""
     try:
-        trace_pair(pair.model, pair.guide, args, kwargs, RunOptions())
+        return trace_pair(pair.model, pair.guide, args, kwargs, RunOptions())
     except ProbgenError:
         raise
     except Exception as error:
-        raise _failure(args, kwargs, error) from error
+        raise failure(pair.model, pair.guide, args, kwargs, error) from error
 
 
 class BatchCheck:
@@ -265,12 +280,3 @@ def _check_real(terms: PairTerms) -> None:
     for site in terms.sites:
         if site.observed and site.value.is_complex():
             raise DataError(f"site '{site.name}' observes {site.value.dtype} values; densities are of real numbers")
-
-
-def _failure(args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> ProgramError:
-    inputs = [*map(_shape, args), *(f"{name}={_shape(value)}" for name, value in kwargs.items())]
-    return ProgramError(f"model and guide fail on a batch ({', '.join(inputs)}): {type(error).__name__}: {error}")
-
-
-def _shape(value: Any) -> str:
-    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
+from probgen.arguments import positive_int
 from probgen.errors import ArgumentError
-from probgen.svi.arguments import is_whole
 
 Schedule = Callable[[int, int | None], float]
 
@@ -34,8 +34,7 @@ def warmup_cosine(warmup_steps: int = 0, *, final: float = 0.0) -> Schedule:
         >>> [round(schedule(step, 5), 3) for step in range(5)]
         [0.5, 1.0, 0.854, 0.5, 0.146]
     """
-    if not is_whole(warmup_steps) or warmup_steps < 0:
-        raise ArgumentError(f"`warmup_steps` must be a whole number of at least 0, got {warmup_steps!r}")
+    positive_int("warmup_steps", warmup_steps, at_least=0)
     if not 0.0 <= final <= 1.0:
         raise ArgumentError(f"`final` must be in [0, 1], got {final}")
 

@@ -27,7 +27,7 @@ def test_auto_takes_the_device(nets, x, adam):
     svi.model.register_forward_hook(lambda module, inputs, output: devices.append(inputs[0].device.type))
     result = svi.run(x, batch_size=8, num_epochs=3, seed=0, eval_data=x, patience=2, progress=False)
     assert set(devices) == {"cuda"}
-    assert {tensor.device.type for tensor in svi.moved()} == {"cuda"}
+    assert {tensor.device.type for tensor in svi.moved().values()} == {"cuda"}
     assert {value.device.type for value in result.params.values()} == {"cuda"}
     assert result.losses.device.type == "cpu"
     assert result.losses.shape == (9,)

@@ -197,7 +197,7 @@ def test_a_gradient_that_is_nan_reaches_nothing(x, capture, max_grad_norm, adam,
     assert svi.state.step == good.state.step == 4
     assert_same(tensors_of(svi), tensors_of(good))
     assert_same(svi.state.averaged, good.state.averaged)
-    moments = [list(s._seats[0].optimizer.state.values()) for s in (svi, good)]
+    moments = [list(s.seats[0].optimizer.state.values()) for s in (svi, good)]
     for first, second in zip(*moments, strict=True):
         assert_same(first, second)
 

@@ -284,7 +284,7 @@ def test_dynamic_data_are_checked_without_a_pass_over_them(adam, refused):
         (None, ArgumentTypeError, "`data` must be .* got NoneType"),
         (TensorDataset(torch.zeros(4, 3)), ArgumentTypeError, "a torch Dataset needs a DataLoader"),
         ({"wrong": torch.zeros(4, 3)}, ProgramError, r"wrong=\(4, 3\) torch.float32.*unexpected keyword"),
-        ([1.0, 2.0], ProgramError, r"fail on a batch \(float\)"),
+        ([1.0, 2.0], ArgumentTypeError, r"`data` is a list of numbers.* `torch.tensor\(data\)`"),
         ([torch.zeros(4, 3), "abc"][1:], ProgramError, r"fail on a batch \(str\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,

@@ -208,7 +208,7 @@ def test_two_pairs_of_the_same_classes_share_nothing(make_svi, linear, x, tensor
     second.run(x, num_steps=3, seed=0, progress=False)
     assert_same(tensors_of(first), kept)
     assert all(not torch.equal(value, before[name]) for name, value in second.parameters.items() if name in before)
-    pointers = [{value.data_ptr() for value in svi.moved()} for svi in (first, second)]
+    pointers = [{value.data_ptr() for value in svi.moved().values()} for svi in (first, second)]
     assert not pointers[0] & pointers[1]
 
 

@@ -1,8 +1,9 @@
-"""Checks of constructor arguments: each returns the value in its normal form or says what is wrong with it."""
+"""Checks of arguments: each returns the value in its normal form or says what is wrong with it."""
 
 import math
 import operator
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 from probgen.errors import ArgumentError, nearest
@@ -18,13 +19,19 @@ def positive_int(name: str, value: Any, *, at_least: int = 1) -> int:
         >>> positive_int("latent_dim", 2)
         2
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or number < at_least:
+    if not is_whole(value) or operator.index(value) < at_least:
         raise ArgumentError(f"`{name}` must be a whole number of at least {at_least}, got {value!r}")
-    return number
+    return operator.index(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python or of NumPy, and not a bool.
+
+    Example:
+        >>> is_whole(3), is_whole(3.0), is_whole(True)
+        (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def positive_float(name: str, value: Any) -> float:
@@ -101,3 +108,14 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ArgumentError(f"`{name}`: {value!r} is unknown; {nearest(str(value), known)}")
     return value
+
+
+def first_index(mask: Any) -> tuple[int, ...]:
+    """The index of the first true entry of a tensor of bools that has one.
+
+    Example:
+        >>> import torch
+        >>> first_index(torch.tensor([[False, False], [False, True]]))
+        (1, 1)
+    """
+    return tuple(int(i) for i in mask.nonzero()[0])
