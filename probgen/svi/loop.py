@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 import pyro
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from probgen.arguments import choice, positive_int
 from probgen.checkpoints import Checkpoints
-from probgen.errors import ArgumentError, DivergedError
+from probgen.errors import ArgumentError
 from probgen.objectives import Objective
 from probgen.programs import PairTerms
 from probgen.programs.param_scope import Program
@@ -22,19 +21,19 @@ from probgen.seeding import check_seed, seeded
 from probgen.svi import parameters as params
 from probgen.svi.arguments import check_callable, check_number, check_objective, device_of
 from probgen.svi.batches import Batches, Call, Stream, as_call, open_batches, size_of, to_device
+from probgen.svi.boarding import board, settings_of
 from probgen.svi.capture import CapturedSeat
-from probgen.svi.divergence import bad_parameter, cause, late_cause
+from probgen.svi.divergence import refuse_step
 from probgen.svi.fetch import Fetched
 from probgen.svi.keeping import keeper_of
 from probgen.svi.parallel import local_device, processes
 from probgen.svi.plan import Callback, Plan
-from probgen.svi.players import Gradient, OptimFactory, Seat, check_optim, seat
+from probgen.svi.players import OptimFactory, Seat, check_optim, seat
 from probgen.svi.precision import PRECISIONS, Reduced, check_densities
-from probgen.svi.preflight import BatchCheck, preflight, rehearsal, try_out
-from probgen.svi.schedules import Schedule, multiplier
-from probgen.svi.snapshot import fingerprint
+from probgen.svi.preflight import BatchCheck, preflight, rehearsal
+from probgen.svi.schedules import Schedule
 from probgen.svi.state import SVIResult, SVIState
-from probgen.svi.training import Training, length_of
+from probgen.svi.training import Training
 
 
 class SVI:
@@ -102,21 +101,21 @@ class SVI:
         check_optim(optim)
         check_number("max_grad_norm", max_grad_norm, below=math.inf)
         check_number("ema_decay", ema_decay, below=1.0)
+        choice("precision", precision, PRECISIONS)
         self.device = local_device(device_of(accelerator), positive_int("devices", devices))
         self.group = processes(devices, self.device)
         self.model, self.guide, self.objective = model, guide, loss
         self.pair = loss(model, guide)
         self.state = SVIState()
         self.parameters: dict[str, Tensor] = {}
-        self._optim, self._schedule, self._max_grad_norm = optim, schedule, max_grad_norm
-        self._ema_decay, self._capture = ema_decay, capture
+        self._optim, self.schedule, self.max_grad_norm = optim, schedule, max_grad_norm
+        self.ema_decay, self.precision, self._capture = ema_decay, precision, capture
         self._average: params.MovingAverage | None = None
         self.seats: list[Seat] = []
         self.modules = params.modules_of(model, guide)
+        self._reduced = Reduced(self.modules, self.device) if precision == "bfloat16" else None
         for module in self.modules:
             module.to(self.device)
-        choice("precision", precision, PRECISIONS)
-        self._reduced = Reduced(self.modules, self.device) if precision == "bfloat16" else None
 
     # --- one step --------------------------------------------------------------------------------------------
 
@@ -138,8 +137,8 @@ class SVI:
             if not self.seats:
                 with rehearsal(self.modules):
                     terms = preflight(self.pair, args, kwargs)
-                    self._check_pair(terms, (args, kwargs))
-                    self._prepare((args, kwargs))
+                    self.check_pair(terms, (args, kwargs))
+                    self.prepare((args, kwargs))
                 self.group.same(self.held().values())
                 self._check = BatchCheck(self.pair, terms, args, kwargs, self.device)
             else:
@@ -162,24 +161,24 @@ class SVI:
         finally:
             torch.distributions.Distribution.set_default_validate_args(default)
 
-    def _check_pair(self, terms: PairTerms, call: Call) -> None:
+    def check_pair(self, terms: PairTerms, call: Call) -> None:
         """Refuses what this precision and these processes cannot do right."""
         if self._reduced is not None:
             check_densities(terms)
         self.group.check(self.pair, terms, call)
 
-    def _prepare(self, call: Call) -> None:
+    def prepare(self, call: Call) -> None:
         """Finds the parameters, which programs may create on first use, and seats the players."""
         args, kwargs = call
         self.parameters = params.trained_parameters(self.model, self.guide, args, kwargs)
         players = self.objective.players(self.pair, self.parameters)
         self.group.check_players(players)
-        seats = seat(players, self._optim, self._schedule, self._max_grad_norm)
+        seats = seat(players, self._optim, self.schedule, self.max_grad_norm)
         captured = [CapturedSeat(s, self.modules) for s in seats] if self._capture else []
         for member in captured:
             member.graph(args, kwargs)
-        if self._ema_decay is not None:
-            self._average = params.MovingAverage(self.parameters, self._ema_decay)
+        if self.ema_decay is not None:
+            self._average = params.MovingAverage(self.parameters, self.ema_decay)
             self.state.averaged = self._average.values
         self._differentiate = [member.differentiate for member in captured or seats]
         self.seats = seats
@@ -198,7 +197,7 @@ class SVI:
     def turns(self, args: tuple[Any, ...], kwargs: dict[str, Any], total_steps: int | None, *, late: bool) -> Fetched:
         """Every player's turn on one minibatch; what the last one reports.
 
-        With ``late`` numbers on another device are left for :meth:`require_finite_late`, so that it need not stop.
+        With ``late`` numbers on another device are left for the caller to look at, so that it need not stop.
 
         Raises:
             DivergedError: a loss or a gradient is not finite; seen before the optimizer moves.
@@ -211,7 +210,7 @@ class SVI:
                 first = fetched is None
                 fetched = Fetched(total, gradient, report, self.state.step + 1, args, kwargs)
                 if (fetched.here or not late) and not fetched.finite:
-                    self._refuse(gradient, fetched, first=first)
+                    refuse_step(self.pair, self.parameters, gradient, fetched, first=first)
                 player.apply(gradient, self.state.step, total_steps)
         self.state.step += 1
         if self.group.size > 1:
@@ -219,40 +218,6 @@ class SVI:
         if self._average is not None:
             self._average.update()
         return fetched  # type: ignore[return-value]  # there is always a player
-
-    def _refuse(self, gradient: Gradient, fetched: Fetched, *, first: bool) -> None:
-        """Gives up on a step that has not been applied; ``first`` unless earlier turns of it have."""
-        kept = f"are those after step {self.state.step}"
-        if not first:
-            kept += ", but for the earlier turns of this step"
-        self._give_up(cause(self.pair, self.parameters, gradient, fetched), kept)
-
-    def require_finite_late(self, fetched: Fetched) -> None:
-        """Raises if a step that has been applied was not finite.
-
-        Raises:
-            DivergedError: the parameters are of no use any more.
-        """
-        if not fetched.finite:
-            where = "`accelerator='cpu'` stops before the step and tells where it comes from"
-            kept = f"are those of a later step ({self.state.step}) and not to be used; {where}"
-            self._give_up(late_cause(fetched), kept, applied=True)
-
-    def require_finite_parameters(self) -> None:
-        """Raises if the last step has left a parameter that is not finite.
-
-        Raises:
-            DivergedError: names the first bad parameter.
-        """
-        if (where := bad_parameter(self.parameters)) is not None:
-            self._give_up(f"step {self.state.step} left parameters that are not finite: {where}", "")
-
-    def _give_up(self, what: str, kept: str, *, applied: bool = False) -> NoReturn:
-        if not applied and bad_parameter(self.parameters) is not None:
-            kept = "are not finite"
-        raise DivergedError(
-            f"{what}. The parameters {kept}. Try a smaller learning rate, `max_grad_norm=`, or a larger minimum scale"
-        )
 
     # --- a run -----------------------------------------------------------------------------------------------
 
@@ -319,55 +284,14 @@ class SVI:
         batches = open_batches(data, batch_size, self.device)
         held_out = None if eval_data is None else open_batches(eval_data, batch_size, self.device, shuffle=False)
         with seeded(seed), self._at_work():
-            settings = self._settings(batch_size, seed, batches, held_out) if keeper is not None else {}
+            settings = {} if keeper is None else settings_of(self, batch_size, seed, batches, held_out)
             training = Training(self, plan, batches, held_out, keeper, settings)
             with rehearsal(self.modules):
-                self._board(batches, held_out, training)
+                self._check = board(self, batches, held_out, training)
             self.group.same(self.held().values())
             losses = training.go()
         state = replace(self.state, averaged={name: v.clone() for name, v in self.state.averaged.items()})
         return SVIResult(params.constrained(self.parameters), state, torch.tensor(losses, dtype=torch.float64))
-
-    def _settings(
-        self, batch_size: int, seed: int | None, batches: Batches | Stream, held_out: Batches | Stream | None
-    ) -> dict[str, Any]:
-        """What must be the same where a run goes on, as JSON values."""
-        return {
-            "objective": repr(self.objective),
-            "batch_size": batch_size if isinstance(batches, Batches) else None,
-            "seed": seed,
-            "max_grad_norm": self._max_grad_norm,
-            "ema_decay": self._ema_decay,
-            "devices": self.group.size,
-            "precision": "full" if self._reduced is None else "bfloat16",
-            "data": fingerprint(batches),
-            "eval_data": fingerprint(held_out),
-        }
-
-    def _board(self, batches: Batches | Stream, held_out: Batches | Stream | None, training: Training) -> None:
-        """Refuses what can be refused, then finds the parameters."""
-        with params.mode(self.modules, training=True):
-            first, terms = try_out(self.pair, batches, training.num_steps)
-        self._check_pair(terms, first)
-        check = BatchCheck(self.pair, terms, *first, self.device)
-        self.group.check_shares(batches)
-        if held_out is not None:
-            with params.mode(self.modules, training=False):
-                _, terms = try_out(self.pair, held_out, None, held_out=True)
-            if terms.batch_shape == () and _has_several(held_out):
-                raise ArgumentError(
-                    "the weights of this pair are joint, so that the bound of a minibatch is no share of that of all "
-                    "data: pass a `batch_size` that holds all of `eval_data` (one batch, if it is a stream), or leave "
-                    "`eval_data` out"
-                )
-        if self._schedule is not None:
-            multiplier(self._schedule, self.state.step, training.total_steps)
-        if not self.seats:
-            with params.mode(self.modules, training=True):
-                self._prepare(first)
-        self._check = check
-        if isinstance(batches, Stream):
-            batches.check = check
 
     def held_out_bound(self, held_out: Batches | Stream) -> float:
         """The mean bound per element of the batch plates on held-out batches, always on the same noise.
@@ -394,11 +318,3 @@ class SVI:
             return
         with self._average.swapped_in():
             yield
-
-
-def _has_several(batches: Batches | Stream) -> bool:
-    """Whether there is more than one batch; a stream that does not know its length is asked for two."""
-    count = length_of(batches)
-    if count is None:
-        count = len(list(islice(batches.epoch(torch.Generator(batches.device)), 2)))
-    return count > 1

@@ -14,6 +14,7 @@ from torch import Tensor
 from probgen.errors import DivergedError
 from probgen.svi import parameters as params
 from probgen.svi.batches import Batches, Stream, as_call
+from probgen.svi.divergence import require_finite, require_finite_late
 from probgen.svi.fetch import Fetched
 from probgen.svi.interruption import Interruption
 from probgen.svi.keeping import Keeper
@@ -125,7 +126,7 @@ class Training:
                     state.stopped = reason
                     break
                 self._between_steps()
-            self.svi.require_finite_parameters()
+            require_finite(self.svi.parameters, self.svi.state.step)
             if self._keeper is not None:
                 self._save()
                 if any(self.svi.group.any(self._interruption.asked is not None)):
@@ -184,7 +185,7 @@ class Training:
 
     def _save(self) -> None:
         self._collect(keep=0)
-        self.svi.require_finite_parameters()
+        require_finite(self.svi.parameters, self.svi.state.step)
         self.position.cursor, self.position.worse = self.order.cursor, self.best.worse
         if self.losses:
             self.position.elapsed = time.perf_counter() - self._started
@@ -198,7 +199,7 @@ class Training:
         while len(self._waiting) > keep:
             fetched = self._waiting.popleft()
             if not fetched.here:  # else it has been seen before the step was applied
-                self.svi.require_finite_late(fetched)
+                require_finite_late(fetched, self.svi.state.step)
             report = fetched.report
             self.losses.append(report["loss"])
             self.bounds.append(report.get("bound", -report["loss"]))

@@ -15,6 +15,7 @@ from probgen.models import VAE
 from probgen.objectives import MaximumLikelihood
 
 SCRIPT = Path(__file__).with_name("devices_script.py")
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def runs(tmp_path_factory):
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("needs torch.distributed with gloo")
     folder = tmp_path_factory.mktemp("devices")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
     members = [
         subprocess.Popen(
             [sys.executable, SCRIPT, folder, str(rank), str(size)], env=environment, stderr=subprocess.PIPE
