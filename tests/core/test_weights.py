@@ -171,7 +171,8 @@ def test_khat_recovers_the_shape_of_pareto_weights(shape):
     expected = (tail * shape + 10 * 0.5) / (tail + 10)
     spread = (1 + shape) / math.sqrt(tail)
     assert abs(khat.mean() - expected) < 5 * spread / math.sqrt(data) + 2 / tail
-    assert khat.std() == pytest.approx(spread, rel=0.2)
+    # The standard deviation of n values that are nearly normal has the relative standard error 1 / sqrt(2 n).
+    assert khat.std() == pytest.approx(spread, rel=5 / math.sqrt(2 * data))
 
 
 def test_khat_in_float32_is_close():

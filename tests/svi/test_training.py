@@ -78,6 +78,9 @@ def test_maximum_likelihood_of_a_mixture_passes_the_truth():
 # --- every kind of program ------------------------------------------------------------------------------------------
 
 
+CONVERGING = functools.partial(torch.optim.Adam, lr=0.05)  # to the digits that the tests ask for, with a cosine to 0
+
+
 def declared_model(x):
     loc = pyro.param("loc", torch.zeros(3))
     scale = pyro.param("scale", torch.ones(3), constraint=constraints.positive)
@@ -86,10 +89,11 @@ def declared_model(x):
 
 
 def test_parameters_that_functions_declare(x, adam):
-    result = SVI(declared_model, None, adam, MaximumLikelihood()).run(x, num_steps=300, seed=0, progress=False)
+    svi = SVI(declared_model, None, CONVERGING, MaximumLikelihood(), schedule=warmup_cosine())
+    result = svi.run(x, num_steps=400, seed=0, progress=False)
     store = pyro.get_param_store()
     assert set(result.params) == set(store.keys()) == {"loc", "scale"}
-    torch.testing.assert_close(result.params["scale"], x.std(0, correction=0), rtol=0.05, atol=0)
+    torch.testing.assert_close(result.params["scale"], x.std(0, correction=0), rtol=1e-4, atol=0)
     torch.testing.assert_close(result.params["scale"], store["scale"].detach())
     assert not result.params["scale"].requires_grad
 
@@ -137,12 +141,12 @@ def test_automatic_guides_created_on_first_use(linear, x, adam):
 
     guide = AutoNormal(model)
     assert not list(guide.parameters())
-    optim = functools.partial(torch.optim.Adam, lr=0.1)
-    svi = SVI(model, guide, optim, ELBO(gradient="stl"), schedule=warmup_cosine())
-    result = svi.run(x, num_steps=400, seed=0, progress=False)
+    # Sticking the landing: at the exact posterior, which this guide can be, the gradient has no noise.
+    svi = SVI(model, guide, CONVERGING, ELBO(gradient="stl"), schedule=warmup_cosine())
+    result = svi.run(x, num_steps=1000, seed=0, progress=False)
     precision = len(x) / 0.5**2 + 1 / 10.0**2  # of the exact posterior, which is factorised
-    torch.testing.assert_close(guide.locs.loc, x.sum(0) / 0.5**2 / precision, rtol=0, atol=0.01)
-    torch.testing.assert_close(guide.scales.loc, torch.full((3,), precision**-0.5), rtol=0.05, atol=0)
+    torch.testing.assert_close(guide.locs.loc, x.sum(0) / 0.5**2 / precision, rtol=0, atol=1e-4)
+    torch.testing.assert_close(guide.scales.loc, torch.full((3,), precision**-0.5), rtol=1e-4, atol=0)
     assert set(result.params) == {"guide.locs.loc_unconstrained", "guide.scales.loc_unconstrained"}
 
 
@@ -177,8 +181,9 @@ def test_pyro_params_of_modules(x, adam):
                 pyro.sample("x", dist.Normal(0.0, self.scale).to_event(1), obs=x)
 
     model = Model()
-    SVI(model, None, adam, MaximumLikelihood()).run(x, num_steps=200, seed=0, progress=False)
-    torch.testing.assert_close(model.scale, (x**2).mean(0).sqrt(), rtol=0.05, atol=0)
+    svi = SVI(model, None, CONVERGING, MaximumLikelihood(), schedule=warmup_cosine())
+    svi.run(x, num_steps=400, seed=0, progress=False)
+    torch.testing.assert_close(model.scale, (x**2).mean(0).sqrt(), rtol=1e-4, atol=0)
     assert len(pyro.get_param_store()) == 0
 
 
