@@ -10,5 +10,19 @@ from probgen.objectives.iwae import IWAE
 from probgen.objectives.maximum_likelihood import MaximumLikelihood
 from probgen.objectives.miwae import MIWAE
 from probgen.objectives.renyi import Renyi
+from probgen.objectives.schedules import Cyclical, Linear
 
-__all__ = ["ELBO", "IWAE", "MIWAE", "Estimate", "Loss", "MaximumLikelihood", "Objective", "PairLoss", "Player", "Renyi"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "Cyclical",
+    "Estimate",
+    "Linear",
+    "Loss",
+    "MaximumLikelihood",
+    "Objective",
+    "PairLoss",
+    "Player",
+    "Renyi",
+]

@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 import pyro.infer
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
 from probgen.objectives.gradients import require_reparameterized, score_function
 from probgen.programs import PairTerms, RunOptions, trace_pair
+from probgen.programs.guard import guarded
+from probgen.programs.nonfinite import not_finite, require_defined
 from probgen.programs.param_scope import Program, owner_of
 from probgen.programs.run import check_num_particles, guess_max_plate_nesting
+from probgen.validation import tracing
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Objective(pyro.infer.ELBO):
                 f"unknown `gradient={gradient!r}` for {type(self).__name__}; {nearest(str(gradient), self.gradients)}"
             )
         self._pair: PairLoss | None = None
+        self._steps = 0  # of `pyro.infer.SVI`, which has no other memory of them
 
     # --- what subclasses say ---------------------------------------------------------------------------------
 
@@ -187,7 +190,7 @@ class Objective(pyro.infer.ELBO):
 
     def differentiable_loss(self, model: Program, guide: Program | None, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, summed over the batch; under Pyro's own parameter store."""
-        return self._bound_to(model, guide).estimate_from(args, kwargs, private=False).loss
+        return self._bound_to(model, guide).loss_from(args, kwargs, private=False)
 
     def loss(self, model: Program, guide: Program | None, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, without gradient; what ``pyro.infer.SVI.evaluate_loss`` calls."""
@@ -199,7 +202,12 @@ class Objective(pyro.infer.ELBO):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
+        self._steps += 1
+        self.at_step(self._steps)
         return loss.item()
+
+    def at_step(self, step: int) -> None:
+        """Sets what follows a schedule to its value at a step, from 0; called before each by the loop and by Pyro's."""
 
     def players(self, pair: "PairLoss", parameters: dict[str, Tensor]) -> Sequence[Player]:
         """Who trains what, in order; here one player, who trains all ``parameters`` of the pair."""
@@ -240,8 +248,14 @@ class PairLoss(nn.Module):
         self._checked_frozen = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The differentiable loss on one minibatch."""
-        return self.estimate_from(args, kwargs).loss
+        """The differentiable loss on one minibatch.
+
+        Raises:
+            ProbgenError: the pair does not fit together or the batch; generators, buffers and Pyro's store are left
+                as they were.
+            DataError, DivergedError: the loss is not finite; names the first bad parameter, number or site.
+        """
+        return self.loss_from(args, kwargs)
 
     def player_loss(self, *args: Any, **kwargs: Any) -> Loss:
         """As calling the module, on values that have been checked before."""
@@ -250,8 +264,21 @@ class PairLoss(nn.Module):
 
     def bound(self, *args: Any, **kwargs: Any) -> Tensor:
         """The plain bound per datum, ``[batch]``, in nats, without gradient."""
-        with torch.no_grad():
-            return self.estimate_from(args, kwargs).bound
+        with torch.no_grad(), guarded(self.model, self.guide, args, kwargs):
+            terms = self.terms_from(args, kwargs)
+            bound = self.objective.estimate(terms).bound
+            require_defined(bound, self.model, self.guide, args, kwargs, terms)
+        return bound
+
+    def loss_from(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, private: bool = True) -> Tensor:
+        """As calling the module, with the arguments of :meth:`terms_from`."""
+        if tracing():
+            return self.objective.estimate(self.terms_from(args, kwargs, private=private)).loss
+        with guarded(self.model, self.guide, args, kwargs):
+            terms = self.terms_from(args, kwargs, private=private)
+            loss = self.objective.estimate(terms).loss
+            require_finite_loss(self, loss, args, kwargs, terms)
+        return loss
 
     def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
         """Runs the pair and estimates the objective; see :class:`Estimate`."""
@@ -278,16 +305,16 @@ class PairLoss(nn.Module):
             private: keep parameters apart from every other pair's; False is Pyro's own store.
             validate: check observed values against their supports.
         """
-        tracing = get_proxy_mode() is not None or torch.compiler.is_compiling()
+        traced = tracing()
         frozen = self.objective.freezes_guide and torch.is_grad_enabled()
         options = RunOptions(
             num_particles=self.objective.num_particles,
             vectorize_particles=self.objective.vectorize_particles,
-            max_plate_nesting=self._max_plate_nesting(args, kwargs, validate=not tracing),
+            max_plate_nesting=self._max_plate_nesting(args, kwargs, validate=not traced),
             freeze_guide=frozen,
             private=private,
-            validate=validate and not tracing,
-            check_frozen=frozen and not self._checked_frozen and not tracing,
+            validate=validate and not traced,
+            check_frozen=frozen and not self._checked_frozen and not traced,
         )
         terms = trace_pair(self.model, self.guide, args, kwargs, options)
         self._checked_frozen |= options.check_frozen
@@ -298,3 +325,15 @@ class PairLoss(nn.Module):
         if vectorized and math.isinf(self._nesting):
             self._nesting = guess_max_plate_nesting(self.model, self.guide, args, kwargs, validate=validate)
         return self._nesting
+
+
+def require_finite_loss(
+    pair: PairLoss, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], terms: PairTerms
+) -> None:
+    """Refuses a loss that is NaN or infinite.
+
+    Raises:
+        DataError, DivergedError: naming the first bad parameter, number or site.
+    """
+    if not math.isfinite(value := loss.item()):
+        raise not_finite(f"the loss is {value}", pair.model, pair.guide, args, kwargs, terms)

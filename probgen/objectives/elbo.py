@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from probgen.core import bounds
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
 from probgen.objectives.base import Objective
+from probgen.objectives.schedules import Schedule, described, make_schedule, value_at
 from probgen.programs import PairTerms, SiteTerm
 from probgen.programs.read import is_delta
 
@@ -22,14 +23,20 @@ class ELBO(Objective):
     .. math:: \mathcal{L} = E_{q(z|x)}[\log p(x \mid z)] - \beta \, KL(q(z \mid x) \| p(z)) \le \log p(x)
               \quad (\beta = 1)
 
-    With ``beta`` other than 1 that objective is trained, and :meth:`bound` still reports the plain ELBO.
+    With ``beta`` other than 1 that objective is trained, and :meth:`bound` still reports the plain ELBO. With
+    ``free_bits`` the divergence of each latent dimension counts as at least that much,
+    :math:`\sum_j \max(\lambda, KL_j)` for each datum, so that none is worth pushing further down.
 
     Args:
         num_particles: samples per datum, over which the estimate is averaged.
         kl: ``"monte-carlo"``, or ``"analytic"`` for sites whose divergence torch knows in closed form. The latter
             needs a guide that samples its sites in the model's order: only then does each site's divergence
             condition on what both programs have sampled before it.
-        beta: weight of the divergence, at least 0.
+        beta: weight of the divergence, at least 0; a number, or a schedule of the step: any function of it,
+            :class:`probgen.objectives.Linear` or ``Cyclical``, or their specs such as ``"linear:steps=1000"``. The loop
+            and ``pyro.infer.SVI`` count steps; a loop of your own calls :meth:`at_step`.
+        free_bits: lambda, in nats for each latent dimension; needs ``kl="analytic"`` and sites whose guide and prior
+            factorise over their dimensions.
         gradient: ``"auto"`` (pathwise where a site has ``rsample``, elsewhere the score function with a
             leave-one-out baseline), ``"pathwise"``, or ``"stl"`` (sticking the landing: without the score of log q,
             which is zero in expectation; its variance vanishes at the exact posterior).
@@ -37,12 +44,13 @@ class ELBO(Objective):
         max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
     Raises:
-        ArgumentError: an unknown name, a ``beta`` below 0, fewer than one particle.
+        ArgumentError: an unknown name, a ``beta`` or ``free_bits`` below 0, fewer than one particle.
         UnsupportedObjective: a combination that would be wrong, at construction or on the first run.
 
     Source:
         Kingma, Welling (2014), arXiv 1312.6114; Higgins et al. (2017), beta-VAE; Roeder, Wu, Duvenaud (2017),
-        Sticking the landing, arXiv 1703.09194.
+        Sticking the landing, arXiv 1703.09194; Kingma et al. (2016), arXiv 1606.04934, for free bits (who average
+        over the minibatch first, which makes the objective depend on its size).
 
     Example:
         >>> from probgen.guides import AmortizedNormal
@@ -62,7 +70,8 @@ class ELBO(Objective):
         *,
         num_particles: int = 1,
         kl: str = "monte-carlo",
-        beta: float = 1.0,
+        beta: float | str | Schedule = 1.0,
+        free_bits: float = 0.0,
         gradient: str = "auto",
         vectorize_particles: bool = True,
         max_plate_nesting: float = math.inf,
@@ -75,15 +84,28 @@ class ELBO(Objective):
         )
         if kl not in KL_ESTIMATES:
             raise ArgumentError(f"unknown `kl={kl!r}`; {nearest(str(kl), KL_ESTIMATES)}")
-        if isinstance(beta, bool) or not isinstance(beta, int | float) or not math.isfinite(beta) or beta < 0:
-            raise ArgumentError(f"`beta` must be a finite number of at least 0, got {beta!r}")
+        if isinstance(free_bits, bool) or not isinstance(free_bits, int | float) or not 0 <= free_bits < math.inf:
+            raise ArgumentError(f"`free_bits` must be a finite number of nats of at least 0, got {free_bits!r}")
+        if free_bits > 0 and kl != "analytic":
+            raise UnsupportedObjective(
+                "`free_bits` bounds the divergence of each latent dimension, of which a Monte Carlo estimate may be "
+                'negative; use `kl="analytic"`'
+            )
         if kl == "analytic" and gradient == "stl":
             raise UnsupportedObjective(
                 '`gradient="stl"` drops the score of log q, which an analytic KL does not contain; use '
                 '`kl="monte-carlo"` with "stl", or `kl="analytic"` with `gradient="auto"`'
             )
         self.kl = kl
-        self.beta = beta
+        self.beta = make_schedule("beta", beta)
+        self.free_bits = free_bits
+        self._beta: float | Tensor = self.beta if not callable(self.beta) else torch.tensor(0.0)
+        self.at_step(0)
+
+    def at_step(self, step: int) -> None:
+        """Sets ``beta`` to its value at a step; in place, where a captured step sees it."""
+        if callable(self.beta):
+            self._beta.fill_(value_at("beta", self.beta, step))  # type: ignore[union-attr]
 
     def combine(self, integrand: Tensor) -> Tensor:
         """The mean over particles."""
@@ -91,27 +113,31 @@ class ELBO(Objective):
 
     def integrand(self, terms: PairTerms) -> Tensor:
         """``log p(x | z) - beta KL``, ``[K, batch]``."""
-        return terms.log_likelihood - self.beta * self._divergence(terms)  # type: ignore[return-value]
+        return terms.log_likelihood - self._beta * self._divergence(terms, self.free_bits)  # type: ignore[return-value]
 
     def plain(self, terms: PairTerms, integrand: Tensor) -> Tensor:
         """``log p(x | z) - KL``, ``[K, batch]``."""
-        if self.beta == 1.0 and terms.unscaled is None:
+        if self.beta == 1.0 and self.free_bits == 0.0 and terms.unscaled is None:
             return integrand
         terms = terms.plain
         with torch.no_grad():
             return terms.log_likelihood - self._divergence(terms)  # type: ignore[return-value]
 
-    def _divergence(self, terms: PairTerms) -> Tensor | float:
-        return terms.kl if self.kl == "monte-carlo" else analytic_kl(terms)
+    def _divergence(self, terms: PairTerms, free_bits: float = 0.0) -> Tensor | float:
+        return terms.kl if self.kl == "monte-carlo" else analytic_kl(terms, free_bits)
 
     def __repr__(self) -> str:
-        return (
-            f"ELBO(num_particles={self.num_particles}, kl={self.kl!r}, beta={self.beta!r}, gradient={self.gradient!r})"
-        )
+        beta = f"beta={described(self.beta)}"
+        free = f", free_bits={self.free_bits!r}" if self.free_bits else ""
+        return f"ELBO(num_particles={self.num_particles}, kl={self.kl!r}, {beta}{free}, gradient={self.gradient!r})"
 
 
-def analytic_kl(terms: PairTerms) -> Tensor | float:
+def analytic_kl(terms: PairTerms, free_bits: float = 0.0) -> Tensor | float:
     """KL(q || p) summed over sites, each in closed form given the sites sampled before it, ``[K, batch]``.
+
+    Args:
+        terms: of one run.
+        free_bits: what each latent dimension of a datum counts at least, in nats.
 
     Raises:
         UnsupportedObjective: a site without a closed form, or a guide whose order is not the model's.
@@ -124,12 +150,12 @@ def analytic_kl(terms: PairTerms) -> Tensor | float:
         )
     total: Tensor | float = 0.0
     for site in terms.latents:
-        term = site.log_q if site.p is None else _site_kl(site)
+        term = site.log_q if site.p is None else _site_kl(site, free_bits)
         total = total + term  # type: ignore[operator]  # every latent site has a log_q
     return total
 
 
-def _site_kl(site: SiteTerm) -> Tensor:
+def _site_kl(site: SiteTerm, free_bits: float) -> Tensor:
     if is_delta(site.q):  # a function of earlier sites, as in Pyro's autoguides; the KL of Pyro forgets its jacobian
         return site.log_q - site.log_p  # type: ignore[operator]
     if not _same_layout(site.model_layout, site.layout):
@@ -138,12 +164,33 @@ def _site_kl(site: SiteTerm) -> Tensor:
             'form; use `kl="monte-carlo"`'
         )
     try:
-        return site.layout.collapse(kl_divergence(site.q, site.p))
+        return site.layout.collapse(kl_divergence(site.q, site.p) if free_bits == 0 else _free_kl(site, free_bits))
     except NotImplementedError:
         raise UnsupportedObjective(
             f"torch knows no closed form of KL({type(site.q).__name__} || {type(site.p).__name__}) for site "
             f"'{site.name}'; use `kl=\"monte-carlo\"`"
         ) from None
+
+
+def _free_kl(site: SiteTerm, free_bits: float) -> Tensor:
+    """The sum over a site's dimensions of their divergences, each at least ``free_bits``; laid out as a log-density."""
+    q, p = _elementwise(site.q), _elementwise(site.p)
+    if q.event_shape or p.event_shape:
+        family = type(q if q.event_shape else p).__name__
+        raise UnsupportedObjective(
+            f"`free_bits` needs a divergence for each dimension of site '{site.name}', but {family} does not factorise "
+            "over them; use a diagonal guide and prior, or `free_bits=0`"
+        )
+    dimensions = kl_divergence(q, p).clamp(min=free_bits)  # [K, batch, event]
+    event = len(site.q.event_shape)
+    return dimensions.flatten(dimensions.dim() - event).sum(-1) if event else dimensions
+
+
+def _elementwise(distribution: Any) -> Any:
+    """The distribution of the entries of an event, as far as it is made of independent ones."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def _same_layout(a: Any, b: Any) -> bool:

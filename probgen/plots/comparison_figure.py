@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from probgen.plots.drawing import as_png as as_png
+from probgen.plots.style import BLUE, GREY, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from probgen.evidence import Row
     from probgen.plots.images import Image, Pictures
 
-# Okabe, Ito (2008), Color universal design: colours that stay apart for colour-blind readers.
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#999999"
 ROW_INCHES = 0.9
 LEFT_INCHES = 5.2
 
@@ -59,13 +59,6 @@ def plot_comparison(comparison: Comparison, *, num_images: int = 8, seed: int = 
     handles, labels = bounds.get_legend_handles_labels()  # plain marks come first there
     figure.legend(handles[::-1], labels[::-1], loc="outside lower left", ncols=len(labels), frameon=False)
     return figure
-
-
-def as_png(figure: Figure, *, dpi: int = 150) -> bytes:
-    """The figure as the content of a PNG file."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=dpi)
-    return image.getvalue()
 
 
 def _drawn(comparison: Comparison, count: int, seed: int) -> list[Pictures | None]:

@@ -1,23 +1,18 @@
-"""What a trained pair draws: samples from the prior, and reconstructions of data."""
+"""Data as pictures: which shape they have, and what a trained pair draws beside a comparison."""
 
-import inspect
-import math
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from pyro import poutine
 from torch import Tensor
 
-from probgen.data import as_dataset, is_in_memory
+from probgen.data import is_in_memory
 from probgen.errors import ProbgenError
-from probgen.programs import PairTerms, run_pair
+from probgen.plots.decoding import Values, data_of, generate, reconstruct
+from probgen.plots.subject import Batch, looking, read
 from probgen.programs.param_scope import Program
-from probgen.seeding import seeded
-from probgen.svi.batches import as_call, to_device
-from probgen.svi.parameters import mode, modules_of
 
 Image = npt.NDArray[np.float64]
 
@@ -45,11 +40,19 @@ def image_shape(event_shape: tuple[int, ...]) -> tuple[int, ...] | None:
         ((8, 8), (28, 28), (3, 8, 8), None)
     """
     if len(event_shape) == 1 and event_shape[0] > 1:
-        side = math.isqrt(event_shape[0])
+        side = isqrt(event_shape[0])
         return (side, side) if side * side == event_shape[0] else None
     if len(event_shape) == 3 and event_shape[0] in (1, 3):
         return event_shape if event_shape[0] == 3 else event_shape[1:]
     return event_shape if len(event_shape) == 2 else None
+
+
+def shape_of(values: Values, batch: Batch | None) -> tuple[int, ...] | None:
+    """The shape of a picture that the site's values have, or that of the data which they are; None if they are none."""
+    size = values.units.size
+    like = batch.tensors[0].shape[1:] if batch is not None and batch.tensors else None
+    event = tuple(like) if like is not None and like.numel() == size else values.units.shape
+    return image_shape(event)
 
 
 def pictures(model: Program, guide: Program | None, data: Any, *, count: int, seed: int = 0) -> Pictures | None:
@@ -63,55 +66,38 @@ def pictures(model: Program, guide: Program | None, data: Any, *, count: int, se
         seed: of the draws.
 
     Returns:
-        None where the data are no images.
+        None where the data are no images, or the pair cannot draw at all.
     """
     if not is_in_memory(data):
         return None
-    batch = as_dataset(data).batch(slice(0, 2 * count), torch.Generator().manual_seed(seed))
-    modules = modules_of(model, guide)
-    device = next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
-    args, kwargs = as_call(to_device(batch, device))
-    x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-    shape = None if x is None else image_shape(tuple(x.shape[1:]))
-    if x is None or shape is None:
-        return None
-    with seeded(seed), torch.no_grad(), mode(modules, training=False):
-        if guide is None:
-            samples, reconstructions = _generated(model, len(x)), None
-        else:
-            prior = poutine.block(model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
-            samples, reconstructions = (_means(model, q, args, kwargs, x) for q in (prior, guide))
-    return Pictures(_images(samples, shape), _pixels(x[:count], shape), _images(reconstructions, shape, count))
-
-
-def _means(model: Program, guide: Program, args: Any, kwargs: Any, x: Tensor) -> Tensor | None:
-    """Means of the observed site that has the shape of the data; None where the pair gives none."""
     try:
-        terms = run_pair(model, guide, *args, **kwargs)
-        return _mean_like(terms, x)
-    except (ProbgenError, NotImplementedError, ValueError):
-        return None  # such as a guide with parameters for each datum; a figure does without
+        with looking(model, guide, seed):
+            subject = read(model, guide, data, 2 * count)
+            shown = data_of(subject, count)
+            shape = shape_of(shown, subject.batch)
+            if shape is None:
+                return None
+            rebuilt = reconstruct(subject, count) if subject.terms.latents else None
+            samples = _samples(model, subject.batch, 2 * count)
+    except ProbgenError:
+        return None  # such as a distribution without a mean; a comparison does without
+    return Pictures(
+        None if samples is None else pixels(samples.rows, shape),
+        pixels(shown.rows, shape),
+        None if rebuilt is None else pixels(rebuilt.rows, shape),
+    )
 
 
-def _mean_like(terms: PairTerms, x: Tensor) -> Tensor | None:
-    observed = (site for site in terms.sites if site.observed and site.value.shape == x.shape)
-    site = next(observed, None)
-    return None if site is None else site.p.mean.reshape(x.shape)
-
-
-def _generated(model: Program, count: int) -> Tensor | None:
-    if "num_samples" not in inspect.signature(getattr(model, "forward", model)).parameters:
+def _samples(model: Program, batch: Batch, count: int) -> Values | None:
+    try:
+        return generate(model, batch, count)
+    except ProbgenError:
         return None
-    samples = model(num_samples=count)
-    return samples if isinstance(samples, Tensor) else None
 
 
-def _images(values: Tensor | None, shape: tuple[int, ...], count: int | None = None) -> Image | None:
-    return None if values is None else _pixels(values[:count], shape)
-
-
-def _pixels(values: Tensor, shape: tuple[int, ...]) -> Image:
-    images: Image = values.detach().double().cpu().reshape(len(values), *shape).numpy()
+def pixels(rows: Tensor, shape: tuple[int, ...]) -> Image:
+    """Rows ``[n, D]`` as images ``[n, H, W]`` or ``[n, H, W, 3]``."""
+    images: Image = rows.detach().double().cpu().reshape(len(rows), *shape).numpy()
     return np.moveaxis(images, 1, -1) if len(shape) == 3 else images
 
 

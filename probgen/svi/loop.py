@@ -203,6 +203,7 @@ class SVI:
             DivergedError: a loss or a gradient is not finite; seen before the optimizer moves.
         """
         fetched = None
+        self.objective.at_step(self.state.step)
         for player, differentiate in zip(self.seats, self._differentiate, strict=True):
             for _ in range(player.player.steps):
                 total, report, gradients = self.group.summed(differentiate(*args, **kwargs), args, kwargs)

@@ -53,7 +53,7 @@ def test_an_unknown_kl_names_the_nearest():
 
 @pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf"), True, "1"])
 def test_beta_must_be_a_number_of_at_least_zero(beta):
-    with pytest.raises(ArgumentError, match="`beta` must be a finite number of at least 0, got"):
+    with pytest.raises(ArgumentError, match=r"`beta`(: a spec begins| must be a finite number of at least 0)"):
         ELBO(beta=beta)
 
 

@@ -1,0 +1,133 @@
+"""Schedules of a hyper-parameter: functions of the integer step, which is saved state."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from probgen.arguments import positive_int
+from probgen.config import build, parse_spec
+from probgen.errors import ArgumentError, nearest
+
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Linear:
+    r"""From ``start`` to ``end`` in a straight line, and there it stays.
+
+    .. math:: f(t) = s + (e - s) \min(1, t / T)
+
+    Args:
+        steps: T, steps until ``end``.
+        start: s, the value at step 0.
+        end: e.
+
+    Raises:
+        ArgumentError: fewer than one step.
+
+    Source:
+        Bowman et al. (2016), Generating sentences from a continuous space, arXiv 1511.06349, for the weight of the KL.
+
+    Example:
+        >>> [Linear(steps=4)(step) for step in (0, 1, 4, 9)]
+        [0.0, 0.25, 1.0, 1.0]
+    """
+
+    steps: int
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive_int("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """The value at a step, from 0."""
+        return self.start + (self.end - self.start) * min(1.0, step / self.steps)
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    r"""Again and again from ``start`` to ``end``: a straight line over the first part of each period, then constant.
+
+    .. math:: f(t) = s + (e - s) \min\big(1, (t \bmod T) / (r T)\big)
+
+    Args:
+        period: T, steps of a cycle.
+        ramp: r, the share of a cycle that rises, in (0, 1].
+        start: s.
+        end: e.
+
+    Raises:
+        ArgumentError: a number out of range.
+
+    Source:
+        Fu et al. (2019), Cyclical annealing schedule, arXiv 1903.10145.
+
+    Example:
+        >>> [Cyclical(period=4)(step) for step in range(6)]
+        [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
+    """
+
+    period: int
+    ramp: float = 0.5
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive_int("period", self.period)
+        if not 0.0 < self.ramp <= 1.0:
+            raise ArgumentError(f"`ramp` must be above 0 and at most 1, got {self.ramp!r}")
+
+    def __call__(self, step: int) -> float:
+        """The value at a step, from 0."""
+        return self.start + (self.end - self.start) * min(1.0, step % self.period / (self.ramp * self.period))
+
+
+SCHEDULES = {"linear": Linear, "cyclical": Cyclical}
+
+
+def make_schedule(name: str, value: Any) -> float | Schedule:
+    """A number, or a schedule: a function of the step, or a spec such as ``"linear:steps=1000"``.
+
+    Raises:
+        ArgumentError: neither; a number below 0 or not finite, an unknown name, a schedule that returns such a number.
+    """
+    if isinstance(value, str):
+        value = _parsed(name, value)
+    if callable(value):
+        value_at(name, value, 0)
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ArgumentError(f"`{name}` must be a finite number of at least 0 or a function of the step, got {value!r}")
+    return value
+
+
+def _parsed(name: str, spec: str) -> Schedule:
+    try:
+        kind, arguments = parse_spec(spec)
+        if kind not in SCHEDULES:
+            raise ArgumentError(f"unknown schedule '{kind}'; {nearest(kind, SCHEDULES)}")
+        return build(SCHEDULES[kind], arguments, name=kind)
+    except ArgumentError as error:
+        raise ArgumentError(f"`{name}`: {error}") from error
+
+
+def value_at(name: str, schedule: Schedule, step: int) -> float:
+    """What a schedule returns for a step.
+
+    Raises:
+        ArgumentError: it is not a finite number of at least 0.
+    """
+    value = schedule(step)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ArgumentError(f"`{name}` must return a finite number of at least 0, got {value!r} at step {step}")
+    return float(value)
+
+
+def described(value: Any) -> str:
+    """A number or schedule in words that are the same in another process."""
+    text = repr(value)
+    return (
+        f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}" if " at 0x" in text else text
+    )
