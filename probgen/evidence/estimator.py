@@ -133,11 +133,11 @@ class Estimator:
                 ". If it has parameters for each datum, as autoguides have, evaluate the data that it was trained on, "
                 f"all at once: `batch_size={self.total}`"
             )
-            if not isinstance(error, ProbgenError):
-                error = failure(self.model, self.guide, batch.args, batch.kwargs, error)
-            if isinstance(error, DivergedError):
-                raise error from error.__cause__
-            raise ProgramError(f"the pair fails on {batch.size} data: {error}{cure if partial else ''}") from error
+            ours = isinstance(error, ProbgenError)
+            reason = error if ours else failure(self.model, self.guide, batch.args, batch.kwargs, error)
+            if isinstance(reason, DivergedError):
+                raise reason from error
+            raise ProgramError(f"the pair fails on {batch.size} data: {reason}{cure if partial else ''}") from error
         if subsampling.plates:
             raise ProgramError(
                 f"the plate '{subsampling.plates[0]}' draws a minibatch of its own, so the evidence would cover only "

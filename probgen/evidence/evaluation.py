@@ -19,7 +19,7 @@ from probgen.programs.param_scope import Program
 from probgen.programs.run import check_num_particles
 from probgen.seeding import seeded
 from probgen.svi.batches import Batches, Stream, as_call, open_batches, size_of
-from probgen.svi.parameters import mode, modules_of
+from probgen.svi.parameters import mode, modules_of, untrained
 
 ROWS_AT_ONCE = 1 << 12  # data x particles of one run, by default: more falls out of a CPU's cache
 
@@ -106,6 +106,7 @@ def evaluate(
         contexts.enter_context(seeded(seed))
         contexts.enter_context(torch.no_grad())
         contexts.enter_context(mode(modules_of(model, guide), training=False))
+        contexts.enter_context(untrained(modules_of(model, guide)))
         show = contexts.enter_context(_progress(progress, total))
         for batch in _minibatches(batches):
             with typed(model, guide, batch.args, batch.kwargs):

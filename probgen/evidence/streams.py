@@ -96,7 +96,7 @@ def log_mean_error(inverse_ess: Tensor, num_particles: int) -> Tensor:
 
     Args:
         inverse_ess: ``sum w^2 / (sum w)^2``, ``[batch]``; at least 1/K.
-        num_particles: K.
+        num_particles: K, of all chunks together.
 
     Returns:
         ``[batch]``, in nats; NaN for one particle, which says nothing about its own error. Too small where the

@@ -102,11 +102,11 @@ def test_free_bits_keep_latents_alive():
             pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
-    sgd = functools.partial(torch.optim.SGD, lr=0.05)  # without momentum, which would go on
+    sgd = functools.partial(torch.optim.SGD, lr=0.01)  # without momentum, which would go on
     left = {}
     for free_bits in (0.0, 0.2):
         guide = Guide()
-        SVI(deaf, guide, sgd, ELBO(kl="analytic", free_bits=free_bits)).run(X, num_steps=300, seed=0, progress=False)
+        SVI(deaf, guide, sgd, ELBO(kl="analytic", free_bits=free_bits)).run(X, num_steps=600, seed=0, progress=False)
         left[free_bits] = divergences(guide.loc, guide.log_scale.exp()).detach()
     assert left[0.0].max() < 1e-3
     start = divergences(LOCS, SCALES)
