@@ -16,9 +16,11 @@ _LAZY = {
     "SVIResult": "probgen.svi",
     "compare": "probgen.comparison",
     "evaluate": "probgen.evidence",
+    "load": "probgen.runs",
     "log_weights": "probgen.programs",
 }
 _MODULES = {
+    "checkpoints",
     "comparison",
     "core",
     "data",
@@ -32,6 +34,7 @@ _MODULES = {
     "plots",
     "programs",
     "registry",
+    "runs",
     "svi",
 }
 

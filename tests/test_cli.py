@@ -10,9 +10,9 @@ import pytest
 
 import probgen
 from probgen import registry
-from probgen.cli import comparing
 from probgen.cli.compare_command import OBJECTIVES, Compare
-from probgen.cli.main import main
+from probgen.cli.main import COMMANDS, main
+from probgen.runs import building
 from probgen.svi import SVI
 
 QUICK = (
@@ -31,12 +31,17 @@ def table(text: str) -> list[str]:
     return [row.split()[0] for row in rows]
 
 
-@pytest.mark.parametrize("args", [["--help"], ["compare", "--help"], [], ["--version"]])
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], [], ["--version"], ["list"], *([command, "--help"] for command in COMMANDS)],
+    ids=" ".join,
+)
 def test_help_imports_nothing_heavy(args: list[str], tmp_path: Path) -> None:
+    heavy = {"torch", "pyro", "matplotlib", "scipy", "jax", "arviz"} | (set() if args == ["list"] else {"numpy"})
     program = (
         "import sys\nfrom probgen.cli.main import main\n"
         f"try: main({args!r})\nexcept SystemExit as end: assert end.code == 0\n"
-        "print('loaded', *sorted({'torch', 'pyro', 'numpy', 'matplotlib', 'jax', 'arviz'} & sys.modules.keys()))"
+        f"print('loaded', *sorted({heavy!r} & sys.modules.keys()))"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     *printed, loaded = run.stdout.splitlines()
@@ -213,8 +218,8 @@ def test_runs_as_a_module(tmp_path: Path) -> None:
 
 
 def test_every_model_has_a_guide_of_its_own():
-    assert set(comparing.GUIDES) == set(registry.names("model"))
-    assert set(comparing.GUIDES.values()) <= {*registry.names("guide"), "none"}
+    assert set(building.GUIDES) == set(registry.names("model"))
+    assert set(building.GUIDES.values()) <= {*registry.names("guide"), "none"}
 
 
 @pytest.mark.parametrize("splits", [("train+test", "test"), ("all", "test"), ("train", "all")])

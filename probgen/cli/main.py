@@ -3,15 +3,33 @@
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Union
 
 import tyro
 
 from probgen import __version__
 from probgen.cli.compare_command import Compare
+from probgen.cli.config_option import config_path, defaults_from
+from probgen.cli.list_command import List
+from probgen.cli.run_commands import Evaluate, Interpolate, Plot, Reconstruct, Sample, Score
+from probgen.cli.train_command import EXCLUDED, Resume, Train
 from probgen.errors import ProbgenError
 
 FAILED, INTERRUPTED = 2, 130
+
+COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "train": (Train, "Train a model in a folder of its own."),
+    "resume": (Resume, "Go on with an interrupted run, or train a finished one for longer."),
+    "evaluate": (Evaluate, "Estimate log p(x) of held-out data under a trained model."),
+    "compare": (Compare, "Train one model with several objectives and compare them."),
+    "sample": (Sample, "Draw from a trained model."),
+    "reconstruct": (Reconstruct, "Encode data with a trained pair, and decode them."),
+    "interpolate": (Interpolate, "Go from one datum to another through the latent space."),
+    "score": (Score, "Estimate log p(x) of each datum of a file, as a table."),
+    "plot": (Plot, "Draw the figures of a run, and the curves of several together."),
+    "list": (List, "Show models, guides, objectives, likelihoods and data sets, or the options of one."),
+}
+CONFIGURED = ("train", "compare")  # which take --config
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -21,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the arguments; those of the process by default.
 
     Returns:
-        The exit status: 0; 2 after an error, which is on standard error; 130 after an interruption.
+        The exit status: 0; 2 after an error, which is on standard error; 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         SystemExit: help was asked for, or the arguments could not be read.
@@ -35,29 +53,61 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"probgen {__version__}")
         return 0
-    return _run(_parse(arguments))
+    return _run(arguments)
 
 
-def _parse(arguments: list[str]) -> Any:
-    app = tyro.extras.SubcommandApp()
-    app.command(name="compare")(Compare)
-    return app.cli(
-        prog="probgen", description="Latent-variable models as Pyro (model, guide) pairs.", args=arguments or ["--help"]
-    )
-
-
-def _run(command: Any) -> int:
+def _run(arguments: list[str]) -> int:
+    try:
+        command = _parse(arguments)
+    except ProbgenError as error:  # a file of settings
+        return _failed(error, debug="--debug" in arguments)
     try:
         command.run()
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
+    except SystemExit as end:  # after SIGTERM, once the run has been saved
+        return end.code if isinstance(end.code, int) else FAILED
     except Exception as error:
-        if command.debug:
-            traceback.print_exc()
-        _say(f"error: {_described(error)}")
-        return FAILED
+        return _failed(error, debug=command.debug)
     return 0
+
+
+def _failed(error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    _say(f"error: {_described(error)}")
+    return FAILED
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command that the arguments ask for; options of a file stand in the place of its defaults.
+
+    Raises:
+        ProbgenError: the file.
+    """
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        kinds = [_command(name, arguments), Annotated[None, tyro.conf.Suppress]]  # tyro takes a union of one apart
+    else:
+        overview = [tyro.conf.subcommand(each, description=summary) for each, (_, summary) in COMMANDS.items()]
+        kinds = [Annotated[cls, shown] for (cls, _), shown in zip(COMMANDS.values(), overview, strict=True)]
+    commands: Any = Union[tuple(kinds)]  # noqa: UP007  # made at run time
+    return tyro.cli(
+        commands,
+        prog="probgen",
+        description="Latent-variable models as Pyro (model, guide) pairs.",
+        args=arguments or ["--help"],
+    )
+
+
+def _command(name: str, arguments: list[str]) -> Any:
+    """A command with all that its own help says."""
+    cls, _ = COMMANDS[name]
+    path = config_path(arguments) if name in CONFIGURED else None
+    if path is None:
+        return Annotated[cls, tyro.conf.subcommand(name)]
+    return Annotated[cls, tyro.conf.subcommand(name, default=defaults_from(path, cls, EXCLUDED))]
 
 
 def _described(error: Exception) -> str:

@@ -149,7 +149,8 @@ def _is_number_in_lists(data: Any) -> bool:
 
 def _arguments(batch: Any) -> Iterator[tuple[int | str, Tensor]]:
     args, kwargs = as_call(batch)
-    yield from ((name, v) for name, v in (*enumerate(args), *kwargs.items()) if isinstance(v, Tensor))
+    named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    yield from ((name, value) for name, value in named if isinstance(value, Tensor))
 
 
 def _check(batch: Any) -> None:

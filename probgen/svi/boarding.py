@@ -69,8 +69,8 @@ def settings_of(
     """What must be the same where a run goes on, as JSON values."""
     return {
         "objective": repr(svi.objective),
-        "batch_size": batch_size if isinstance(batches, Batches) else None,
-        "seed": seed,
+        "batch_size": int(batch_size) if isinstance(batches, Batches) else None,
+        "seed": None if seed is None else int(seed),
         "max_grad_norm": svi.max_grad_norm,
         "ema_decay": svi.ema_decay,
         "devices": svi.group.size,

@@ -167,11 +167,11 @@ def _first_lines(path: Path, count: int) -> tuple[bytes, int]:
     content, end = read_regular(path, METRICS_LIMIT), 0
     for row in range(count):
         after = content.find(b"\n", end) + 1
-        if after == 0:
-            return content[:end], row
+        if after == 0 and end == len(content):  # somebody has shortened it; those that come are appended
+            return content, row
         try:
-            strict_json.decode(content[end:after], path)
+            strict_json.decode(content[end : after or None], path)
         except CheckpointError as error:
             raise CheckpointError(f"{error} (line {row + 1}); remove the file to go on without it") from error
-        end = after
+        end = after or len(content)
     return content[:end], count

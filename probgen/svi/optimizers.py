@@ -1,6 +1,8 @@
 """The state of an optimizer as tensors and JSON values, and back."""
 
 import copy
+import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +70,7 @@ def check(
     except ArgumentError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise CheckpointError(f"the state of the optimizer of '{name}' is damaged: {error!r}") from error
+        raise CheckpointError(f"the state of the optimizer of '{name}': {error!r}") from error
 
 
 def _require_same_class(name: str, optimizer: torch.optim.Optimizer, kind: Any) -> None:
@@ -99,7 +101,8 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> State
         state.setdefault(int(index), {}).update(members)
     for key, tensor in tensors.items():
         index, _, member = key.partition("/")
-        state.setdefault(int(index), {})[member] = tensor
+        if state.setdefault(int(index), {}).setdefault(member, tensor) is not tensor:
+            raise ValueError(f"{member} of parameter {index} is there twice")
     return state
 
 
@@ -114,10 +117,11 @@ def _check_state(optimizer: torch.optim.Optimizer, state: States) -> None:
         if _is_of_torch(optimizer) and wanted and members.keys() != wanted.keys():
             raise KeyError(f"parameter {index} has {sorted(members)}, not {sorted(wanted)}")
         for member, value in members.items():
-            _check_member(f"{member} of parameter {index}", value, wanted.get(member, value))
+            label = f"{member} of parameter {index}"
+            _check_member(label, value, wanted.get(member, value), strict=_is_of_torch(optimizer))
 
 
-def _check_member(label: str, value: Any, wanted: Any) -> None:
+def _check_member(label: str, value: Any, wanted: Any, *, strict: bool) -> None:
     if isinstance(value, Tensor) != isinstance(wanted, Tensor):
         raise TypeError(f"{label} is a {type(value).__name__}")
     if isinstance(value, Tensor):
@@ -125,6 +129,8 @@ def _check_member(label: str, value: Any, wanted: Any) -> None:
             raise ValueError(f"{label} is {tuple(value.shape)} {value.dtype}, not {tuple(wanted.shape)} {wanted.dtype}")
         if bool(torch.isnan(value).any()):
             raise ValueError(f"{label} holds nan")
+        if strict and value.dim() == 0 and not 0 <= value.item() < math.inf:  # counts steps, or is made of them
+            raise ValueError(f"{label} is {value.item()}")
     elif wanted is not None and type(value) is not type(wanted):
         raise TypeError(f"{label} is {shown(value)}")
 
@@ -153,8 +159,16 @@ def _groups(optimizer: torch.optim.Optimizer, saved: Any) -> Groups:
         if before.keys() != now.keys() - {"params"}:
             raise KeyError(f"the options are {sorted(before)}")
         options = {key: _like(key, now[key], value, flexible=flexible) for key, value in before.items()}
+        if not flexible:
+            _require_in_range(type(optimizer), options)
         groups.append(options | {"params": now["params"]})
     return groups
+
+
+def _require_in_range(kind: type[torch.optim.Optimizer], options: Mapping[str, Any]) -> None:
+    """Raises the ValueError that torch raises for options out of range."""
+    known = inspect.signature(kind).parameters
+    kind([torch.zeros(1, requires_grad=True)], **{key: value for key, value in options.items() if key in known})
 
 
 def _class_of(optimizer: torch.optim.Optimizer) -> str:

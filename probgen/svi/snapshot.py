@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from probgen.checkpoints import Saved
+from probgen.checkpoints import Checkpoints, Saved
 from probgen.checkpoints.strict_json import shown
 from probgen.data.memory import named
 from probgen.errors import ArgumentError, CheckpointError
@@ -58,9 +59,10 @@ class Position:
         Raises:
             CheckpointError: a number that is missing or none.
         """
-        values = _member(saved, saved.state, "position", dict)
-        kinds = {field.name: int if field.name != "elapsed" else float for field in fields(cls)}
-        return cls(**{name: _member(saved, values, name, kind) for name, kind in kinds.items()})
+        with damage_named(saved):
+            values = _member(saved.state, "position", dict)
+            kinds = {field.name: int if field.name != "elapsed" else float for field in fields(cls)}
+            return cls(**{name: _member(values, name, kind) for name, kind in kinds.items()})
 
 
 def take(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -89,7 +91,8 @@ def take(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _plan(training: Training) -> dict[str, Any]:
     plan = training.plan
-    return {"num_epochs": plan.num_epochs, "num_steps": plan.num_steps, "patience": plan.patience}
+    numbers = {"num_epochs": plan.num_epochs, "num_steps": plan.num_steps, "patience": plan.patience}
+    return {name: None if number is None else int(number) for name, number in numbers.items()}
 
 
 def is_over(saved: Saved, training: Training) -> bool:
@@ -107,15 +110,34 @@ def restorer(saved: Saved, training: Training) -> Callable[[], None]:
         ArgumentError: the run is another one: its settings, parameters or optimizers are not those of the checkpoint.
         CheckpointError: the checkpoint is damaged, or holds parameters that are not finite.
     """
+    with damage_named(saved):
+        return _restorer(saved, training)
+
+
+@contextmanager
+def damage_named(saved: Saved) -> Iterator[None]:
+    """Names the checkpoint in what its body finds wrong with it, and others that there are.
+
+    Raises:
+        CheckpointError: with more words than that of the body.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        others = Checkpoints(saved.path.parents[1]).others_than(saved.path.name)
+        raise CheckpointError(f"'{saved.path}' is damaged: {error}{others}") from error
+
+
+def _restorer(saved: Saved, training: Training) -> Callable[[], None]:
     svi, best = training.svi, training.best
     _check_settings(saved, training.settings)
     present = svi.held()
-    states = _optimizer_states(saved, training)
     tensors = {name: fitting(saved, name, value) for name, value in present.items()}
+    states = _optimizer_states(saved, training)
     curves = {name: _curve(saved, name) for name in CURVES}
     state = _state(saved)
-    position = Position.read(saved)
-    _check_position(saved, training, position, state, curves)
+    position = training.position
+    _check_position(training, position, state, curves)
     copies = _best_copies(saved, {name: present[name] for name in svi.moved()}, state)
     _refuse_others(saved, training, present)
     training.order.restore(_below(saved.tensors, f"order/{svi.group.rank}/"), position.cursor)
@@ -134,7 +156,7 @@ def restorer(saved: Saved, training: Training) -> Callable[[], None]:
 
 
 def _check_settings(saved: Saved, settings: Mapping[str, Any]) -> None:
-    before = _member(saved, saved.state, "settings", dict)
+    before = _member(saved.state, "settings", dict)
     for name, value in settings.items():
         if name not in before or before[name] != value:
             raise ArgumentError(
@@ -146,10 +168,11 @@ def _check_settings(saved: Saved, settings: Mapping[str, Any]) -> None:
 def _optimizer_states(saved: Saved, training: Training) -> dict[str, Any]:
     """The state dictionary of each player's optimizer."""
     seats = {seat.player.name: seat for seat in training.svi.seats}
-    begun, packed = (_member(saved, saved.state, name, dict) for name in ("begun", "optimizers"))
+    begun, packed = (_member(saved.state, name, dict) for name in ("begun", "optimizers"))
     if begun.keys() != seats.keys():
         raise ArgumentError(
-            f"`resume`: the players are {sorted(seats)}, but the run was started with {shown(sorted(begun))}"
+            f"`resume`: the players are {sorted(seats)}, but the run in '{saved.path.parents[1]}' was started with "
+            f"{shown(sorted(begun))}"
         )
     return {
         name: optimizers.check(
@@ -166,19 +189,22 @@ def _optimizer_states(saved: Saved, training: Training) -> dict[str, Any]:
 
 def _state(saved: Saved) -> dict[str, Any]:
     """The numbers of the loop's state."""
-    values = {name: _member(saved, saved.state, name, int) for name in ("step", "epoch")}
-    values["stopped"] = _member(saved, saved.state, "stopped", str)
+    values = {name: _member(saved.state, name, int) for name in ("step", "epoch")}
+    values["stopped"] = _member(saved.state, "stopped", str)
+    plan = _member(saved.state, "plan", dict)
+    if any(not (value is None or (type(value) is int and value > 0)) for value in plan.values()):
+        raise CheckpointError(f"`plan` is {shown(plan)}")
     if values["stopped"] not in STOPPED:
-        raise CheckpointError(f"'{saved.path}': `stopped` is damaged, got {shown(values['stopped'])}")
+        raise CheckpointError(f"`stopped` is {shown(values['stopped'])}")
     bound, step = (saved.state.get(name) for name in ("best_bound", "best_step"))
     known = type(bound) is float and type(step) is int and 0 <= step <= values["step"]
     if not known and (bound is not None or step is not None):
-        raise CheckpointError(f"'{saved.path}': the best held-out bound is damaged, got {shown((bound, step))}")
+        raise CheckpointError(f"the best held-out bound is {shown((bound, step))}")
     return values | {"best_bound": bound, "best_step": step}
 
 
 def _check_position(
-    saved: Saved, training: Training, position: Position, state: Mapping[str, Any], curves: Mapping[str, list[float]]
+    training: Training, position: Position, state: Mapping[str, Any], curves: Mapping[str, list[float]]
 ) -> None:
     """Refuses numbers that contradict one another."""
     right = {
@@ -192,7 +218,7 @@ def _check_position(
     if isinstance(training.batches, Batches):
         right["cursor"] = position.steps == position.epochs * len(training.batches) + position.cursor
     if wrong := [name for name, is_right in right.items() if not is_right]:
-        raise CheckpointError(f"'{saved.path}': `{wrong[0]}` contradicts the other numbers of the run")
+        raise CheckpointError(f"`{wrong[0]}` contradicts the other numbers of the run")
 
 
 def _refuse_others(saved: Saved, training: Training, present: Mapping[str, Tensor]) -> None:
@@ -224,7 +250,7 @@ def fitting(saved: Saved, name: str, present: Tensor) -> Tensor:
             f"{tuple(value.shape)} {value.dtype}: it is of another pair"
         )
     if kind in ("parameter", "average") and (index := first_nonfinite(value)) is not None:
-        raise CheckpointError(f"'{saved.path}' is damaged: {kind} '{short}' is {value[index].item()} at index {index}")
+        raise CheckpointError(f"{kind} '{short}' is {value[index].item()} at index {index}")
     return value
 
 
@@ -250,14 +276,14 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _curve(saved: Saved, name: str) -> list[float]:
     values = saved.tensors.get(name)
     if values is None or values.dim() != 1 or values.dtype != torch.float64:
-        raise CheckpointError(f"'{saved.path}': the {name} are damaged")
+        raise CheckpointError(f"the {name} are missing or none")
     return values.tolist()
 
 
-def _member(saved: Saved, values: Mapping[str, Any], name: str, kind: type) -> Any:
+def _member(values: Mapping[str, Any], name: str, kind: type) -> Any:
     value = values.get(name)
     if type(value) is not kind or (kind in (int, float) and value < 0):
-        raise CheckpointError(f"'{saved.path}': `{name}` is damaged, got {shown(value)}")
+        raise CheckpointError(f"`{name}` is {shown(value)}")
     return value
 
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from probgen.arguments import choice
 from probgen.checkpoints import Checkpoints, Saved
-from probgen.errors import ArgumentError
+from probgen.errors import ArgumentError, ProbgenError
 from probgen.programs.param_scope import Program
 from probgen.svi.batches import Call
 from probgen.svi.parameters import module_parameters, modules_of, owned_tensors, trained_parameters, write
 from probgen.svi.preflight import rehearsal
-from probgen.svi.snapshot import fitting
+from probgen.svi.snapshot import damage_named, fitting
 
 Which = Literal["result", "last", "best"]
 
@@ -62,7 +62,8 @@ def load_weights(
         raise ArgumentError(f"'{Path(run_dir)}' holds no checkpoint of a run")
     source = _chosen(saved, which)
     present = _present(model, guide, (args, kwargs), source)
-    values = [fitting(source, name, value) for name, value in present.items()]
+    with damage_named(saved):
+        values = [fitting(source, name, value) for name, value in present.items()]
     write(list(present.values()), values)
 
 
@@ -87,8 +88,7 @@ def _present(model: Program, guide: Program | None, call: Call, source: Saved) -
     """The tensors of a pair by the names under which the checkpoint has them."""
     parameters = module_parameters(model, guide)
     if any(call) or not parameters:
-        with rehearsal(modules_of(model, guide)):
-            parameters = trained_parameters(model, guide, *call)
+        parameters = _made_by_running(model, guide, call)
     known = {id(value) for value in parameters.values()}
     frozen = owned_tensors(model, guide, known, "frozen")
     buffers = owned_tensors(model, guide, known | {id(value) for value in frozen.values()}, "buffer")
@@ -102,6 +102,23 @@ def _present(model: Program, guide: Program | None, call: Call, source: Saved) -
                 "make parameters when they run: pass a batch too"
             )
     return found | buffers
+
+
+def _made_by_running(model: Program, guide: Program | None, call: Call) -> dict[str, Tensor]:
+    try:
+        with rehearsal(modules_of(model, guide)):
+            return trained_parameters(model, guide, *call)
+    except ProbgenError:
+        raise
+    except Exception as error:
+        raise ArgumentError(
+            f"the programs make their parameters when they run, and fail on {_batch(call)}: pass a batch too, as they "
+            f"were trained on ({error})"
+        ) from error
+
+
+def _batch(call: Call) -> str:
+    return "what was passed" if any(call) else "no arguments"
 
 
 def _kind(source: Saved, name: str) -> str:
