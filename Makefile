@@ -27,7 +27,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # typecheck and wheel share build/
-.PHONY: help install demo test lint format typecheck wheel bench bench-mnist reproduce-zoo clean
+.PHONY: help install demo test lint format typecheck wheel docs tutorials bad-input bench bench-mnist crashtest fuzz reproduce-zoo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,15 +59,32 @@ wheel: $(INSTALLED) ## build the source archive and the wheel into dist/
 	rm -rf build dist
 	$(PY) -m build --no-isolation
 
+# The first build runs the notebooks; ARGS='-D nb_execution_mode=off' leaves them without figures.
+docs: $(INSTALLED) ## build the documentation into docs/_build/html
+	$(PY) docs/assemble.py docs/_build/source
+	$(ONE_THREAD) $(PY) -m sphinx -W --keep-going -q -c docs $(ARGS) docs/_build/source docs/_build/html
+
+tutorials: $(INSTALLED) ## run the notebooks, each cell within a minute
+	$(ONE_THREAD) $(PY) -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=60 tutorials $(ARGS)
+
+bad-input: $(INSTALLED) ## write docs/bad-input.md: what every way into the library makes of bad input
+	$(ONE_THREAD) $(PY) tests/bad_input/write_page.py $(ARGS)
+
 bench: $(INSTALLED) ## time a training step
 	$(PY) benchmarks/step_time.py $(ARGS)
 
 bench-mnist: $(INSTALLED) ## train the importance-weighted autoencoder on MNIST (needs PROBGEN_DATA)
 	$(PY) benchmarks/mnist_iwae.py $(ARGS)
 
+crashtest: $(INSTALLED) ## kill training 200 times, resume it, and compare the end bit for bit
+	$(ONE_THREAD) $(PY) benchmarks/crashtest.py $(ARGS)
+
+fuzz: $(INSTALLED) ## resume from 20,000 mutated checkpoints
+	$(ONE_THREAD) $(PY) benchmarks/fuzz_checkpoints.py $(ARGS)
+
 reproduce-zoo: $(INSTALLED) ## train and evaluate every registered model
 	$(PY) benchmarks/zoo.py $(ARGS)
 
 clean: ## remove what the other targets built; runs/ and the virtual environment stay
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -22,8 +22,8 @@ class GaussianMixture(PyroModule):
     enumeration; plate ``data``.
 
     Args:
-        data_dim: D.
-        num_components: C.
+        data_dim: D, the size of a datum.
+        num_components: C, the number of Gaussians.
         summed_out: whether the component is summed out, so that the model has no latent site.
         min_scale: lower bound of the standard deviations; without one the likelihood has no maximum, since a
             component can shrink onto a datum.

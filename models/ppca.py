@@ -25,8 +25,8 @@ class PPCA(PyroModule):
     Sites: ``z`` of event shape ``[latent_dim]``, ``x`` of event shape ``[data_dim]``; plate ``data``.
 
     Args:
-        data_dim: D.
-        latent_dim: L.
+        data_dim: D, the size of a datum.
+        latent_dim: L, the number of latent dimensions.
 
     Attributes:
         loadings: W, ``[D, L]``; starts at independent normals, as 0 is a saddle point of the likelihood.

@@ -81,7 +81,7 @@ class DiscretizedLogisticDistribution(TorchDistribution):
     Args:
         loc: ``[*batch]``, in the units of the data.
         scale: ``[*batch]``, above 0.
-        levels: n.
+        levels: n, the number of grid points.
 
     Source:
         Salimans, Karpathy, Chen, Kingma (2017), PixelCNN++, arXiv 1701.05517.

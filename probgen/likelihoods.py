@@ -270,7 +270,7 @@ class Categorical(Likelihood):
 
     Args:
         event_shape: the shape of one datum.
-        num_categories: C.
+        num_categories: C, at least 2.
 
     Raises:
         ArgumentError: fewer than 2 categories.

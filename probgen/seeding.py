@@ -76,7 +76,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     with preserved_rng():
-        pyro.set_rng_seed(seed)
+        pyro.set_rng_seed(int(seed))
         yield
 
 
@@ -108,6 +108,8 @@ def set_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
         [numpy_gauss] = _checked(tensors, "numpy.gauss", torch.float64, [1])
         if version != random.getstate()[0] or len(gauss) > 1 or not 0 <= pos <= 624 or has_gauss not in (0, 1):
             raise ValueError("out of range")  # NumPy believes every position
+        if not all(0 <= word < 2**32 for word in words):
+            raise ValueError("a word is out of range")
         if not any(words[:-1]) or not any(key) or not bool(tensors["torch"][24:5016].any()):
             raise ValueError("all bits are 0, from which a Mersenne twister never comes back")
         random.setstate((version, tuple(words), gauss[0] if gauss else None))

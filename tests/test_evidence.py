@@ -433,7 +433,7 @@ def test_a_scale_on_latents_is_the_objectives_not_the_models(ppca: PPCA, x: Tens
 def test_values_are_checked_in_every_batch(ppca: PPCA, x: Tensor) -> None:
     bits = torch.zeros(30, 4)
     bits[29, 1] = 0.5
-    with pytest.raises(DataError, match=r"'x' observes 0.5 at index"):
+    with pytest.raises(DataError, match=r"`x` must be 0 or 1 .* got 0.5 at index"):
         evaluate(VAE((4,), 2, (3,)), _encoder(4, 2), bits, batch_size=10, num_particles=5)
     x = x.clone()
     x[50] = math.nan

@@ -1,5 +1,6 @@
 """The checkpoints of a run: when to save, which to keep, which is the latest."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -88,7 +89,7 @@ class Checkpoints:
             rename_synced(aside, self.path / name)
             self._point_at(name, digest)
         except BaseException as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            _discard(aside)
             if not isinstance(error, OSError):
                 raise
             raise CheckpointError(self._why_not(step, error)) from error
@@ -110,7 +111,7 @@ class Checkpoints:
     def _last_name(self) -> str | None:
         try:
             return next((name for _, name in reversed(self._folders())), None)
-        except CheckpointError:
+        except OSError:
             return None
 
     def latest(self) -> Saved | None:
@@ -125,15 +126,18 @@ class Checkpoints:
             name, digest = self._pointer()
             return None if name is None else storage.read(self.path / name, digest)
         except CheckpointError as error:
-            others = ", ".join(sorted({str(step) for step, folder in self._folders() if folder != name}, key=int))
-            hint = f"; other checkpoints are those of the steps {others}: `resume=STEP`" if others else ""
-            raise CheckpointError(f"{error}{hint}") from error
+            raise CheckpointError(f"{error}{self.others_than(name)}") from error
+
+    def others_than(self, name: str | None) -> str:
+        """The end of a message about a checkpoint that is of no use: the steps of the others."""
+        others = ", ".join(sorted({str(step) for step, folder in self._known() if folder != name}, key=int))
+        return f"; other checkpoints are those of the steps {others}: `resume=STEP`" if others else ""
 
     def _pointer(self) -> tuple[str | None, str | None]:
         """The latest checkpoint's name, and the sum of its manifest, as far as they are known."""
         path = self.path / LATEST
         if not os.path.lexists(path):  # a process was killed before it had written the first one
-            return self._last_name(), None
+            return next((name for _, name in reversed(self._known())), None), None
         pointer = strict_json.decode(read_regular(path, storage.LIMITS[storage.MANIFEST]), path)
         name, digest = pointer.get("checkpoint"), pointer.get("sha256")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -149,7 +153,7 @@ class Checkpoints:
             CheckpointError: there is none, or it is damaged.
         """
         self._refuse_link()
-        names = [name for other, name in self._folders() if other == step]
+        names = [name for other, name in self._known() if other == step]
         if not names:
             known = ", ".join(map(str, self.steps())) or "none"
             raise CheckpointError(f"'{self.path}' has no checkpoint of step {step}; there are: {known}")
@@ -168,11 +172,17 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps whose checkpoints are there, in their order."""
-        return sorted({step for step, _ in self._folders()})
+        return sorted({step for step, _ in self._known()})
 
     def _refuse_link(self) -> None:
         if self.path.is_symlink():
             raise CheckpointError(f"'{self.path}' is a link; a run keeps its checkpoints in a folder of its own")
+
+    def _known(self) -> list[tuple[int, str]]:
+        try:
+            return self._folders()
+        except OSError as error:
+            raise CheckpointError(f"'{self.path}' cannot be read: {error.strerror or error}") from error
 
     def _folders(self) -> list[tuple[int, str]]:
         """(step, name) of each, in the order in which they were saved."""
@@ -180,8 +190,6 @@ class Checkpoints:
             found = [_NAME.fullmatch(name) for name in os.listdir(self.path)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except OSError as error:
-            raise CheckpointError(f"'{self.path}' cannot be read: {error.strerror or error}") from error
         return [(step, name) for step, _, name in sorted((int(m[1]), int(m[2] or 0), m[0]) for m in found if m)]
 
     def _free_name(self, step: int) -> str:
@@ -195,13 +203,19 @@ class Checkpoints:
         """Removes checkpoints but the last ones; what cannot be removed stays."""
         try:
             others = [(other, folder) for other, folder in self._folders() if folder != name]
-        except CheckpointError:
+        except OSError:
             return
         earlier = [folder for other, folder in others if other < step]
         kept = earlier[len(earlier) - min(self.keep - 1, len(earlier)) :]
         for _, folder in others:
             if folder not in kept:
-                shutil.rmtree(self.path / folder, ignore_errors=True)
+                _discard(self.path / folder)
+
+
+def _discard(folder: Path) -> None:
+    """Removes a folder as far as it can be removed."""
+    with contextlib.suppress(OSError):  # `ignore_errors` does not ignore that of a close
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

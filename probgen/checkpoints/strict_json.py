@@ -8,6 +8,7 @@ from typing import Any
 from probgen.errors import CheckpointError
 
 MAX_DEPTH = 32
+MAX_MEMBERS = 2**17  # commas and opening brackets: what takes time and memory to read
 
 _LARGEST = 2**63  # of whole numbers; what counts something here is far below
 
@@ -19,9 +20,12 @@ def encode(value: Any) -> bytes:
         CheckpointError: the value holds something that JSON cannot say.
     """
     try:
-        return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode()
+        content = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"a state cannot be written as JSON: {error}") from error
+    if _members_in(content) > MAX_MEMBERS:  # it could not be read again
+        raise CheckpointError(f"a state has more than {MAX_MEMBERS} values, which are too many for JSON")
+    return content
 
 
 def decode(content: bytes, path: Path) -> dict[str, Any]:
@@ -30,6 +34,8 @@ def decode(content: bytes, path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no JSON object in UTF-8, or one with repeated keys or numbers that are not finite or huge.
     """
+    if _members_in(content) > MAX_MEMBERS:
+        raise CheckpointError(f"'{path}' is damaged: it has more than {MAX_MEMBERS} values")
     try:
         value = json.loads(
             content.decode(),
@@ -57,6 +63,10 @@ def shown(value: Any) -> str:
     """
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _members_in(content: bytes) -> int:
+    return sum(content.count(sign) for sign in (b",", b"[", b"{"))
 
 
 def _check_depth(value: Any, path: Path) -> None:

@@ -21,7 +21,7 @@ class Linear:
     Args:
         steps: T, steps until ``end``.
         start: s, the value at step 0.
-        end: e.
+        end: e, the value from step T on.
 
     Raises:
         ArgumentError: fewer than one step.
@@ -55,8 +55,8 @@ class Cyclical:
     Args:
         period: T, steps of a cycle.
         ramp: r, the share of a cycle that rises, in (0, 1].
-        start: s.
-        end: e.
+        start: s, the value at the start of a cycle.
+        end: e, the value at the end of the rise.
 
     Raises:
         ArgumentError: a number out of range.

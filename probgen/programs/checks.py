@@ -150,7 +150,7 @@ def _check_event(name: str, fn: Any, value: Tensor) -> None:
         return
     wanted = tuple(fn.event_shape)
     got = tuple(value.shape[value.dim() - len(wanted) :]) if value.dim() >= len(wanted) else tuple(value.shape)
-    if got != wanted:
+    if got != wanted and all(size in (1, full) for size, full in zip(got[::-1], wanted[::-1], strict=False)):
         raise DataError(
             f"site '{name}' observes a value of shape {tuple(value.shape)}, but one datum has shape {wanted}; reshape "
             "or expand the data"

@@ -11,7 +11,7 @@ from pyro.poutine.runtime import NonlocalExit
 from torch import Tensor, nn
 
 from probgen.errors import DataError, DivergedError, ProbgenError, ProgramError
-from probgen.programs.nonfinite import bad_parameter, parameters_of
+from probgen.programs.nonfinite import bad_parameter, first_nonfinite, parameters_of
 from probgen.programs.param_scope import Program, owner_of
 from probgen.seeding import rng_restored_on_error
 
@@ -61,6 +61,11 @@ def failure(
     for name, value in (*enumerate(args), *kwargs.items()):
         if isinstance(value, Tensor) and value.numel() == 0:
             return DataError(f"argument {name!r} of a batch is empty, of shape {tuple(value.shape)}; pass data")
+        if isinstance(value, Tensor) and not value.is_meta and (index := first_nonfinite(value)) is not None:
+            return DataError(
+                f"model and guide fail on a batch whose argument {name!r} holds {value[index].item()} at index "
+                f"{index}; data must be finite ({type(error).__name__})"
+            )
     if repeated := re.search("Multiple sample sites named '(.*)'", str(error)):
         return ProgramError(f"a program has two sites or plates '{repeated[1]}'; give each a name of its own")
     inputs = [*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())]

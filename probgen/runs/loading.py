@@ -103,7 +103,8 @@ def programs_of(
     except ProbgenError:
         raise
     except (TypeError, ValueError, OverflowError, MemoryError, RuntimeError) as error:  # sizes that torch cannot take
-        raise CheckpointError(f"'{run.path}': the pair of its settings cannot be built: {error}") from error
+        reason = str(error).partition("\n")[0]  # torch adds where in its own code it was
+        raise CheckpointError(f"'{run.path}': the pair of its settings cannot be built: {reason}") from error
 
 
 def _check_size(run: SavedRun, settings: TrainSettings, shape: Shape) -> None:

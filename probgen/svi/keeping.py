@@ -16,7 +16,7 @@ except ImportError:  # Windows, where a second process is not noticed
     fcntl = None  # type: ignore[assignment]
 
 from probgen.arguments import is_whole
-from probgen.checkpoints import Checkpoints, strict_json
+from probgen.checkpoints import Checkpoints, Saved, strict_json
 from probgen.checkpoints.disk import make_folder_synced, open_unfollowed, read_regular, replace_synced, sync_file
 from probgen.errors import ArgumentError, ArgumentTypeError, CheckpointError
 
@@ -43,7 +43,7 @@ class Keeper:
     def __init__(self, run_dir: str | os.PathLike[str] | Checkpoints, resume: bool | int) -> None:
         self.checkpoints = run_dir if isinstance(run_dir, Checkpoints) else Checkpoints(run_dir)
         self.run_dir = self.checkpoints.run_dir
-        self.saved = None
+        self.saved: Saved | None = None
         self._goes_back = resume is not False and resume is not True
         self._lock: int | None = None
         self._rows = 0

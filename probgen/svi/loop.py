@@ -275,8 +275,7 @@ class SVI:
                 the step is not applied; elsewhere it is seen one step late, and the parameters are of no use.
         """
         shown = progress is not False and self.group.rank == 0  # one process of several
-        label = progress if isinstance(progress, str) else repr(self.objective)
-        label = label if shown else None
+        label = (progress if isinstance(progress, str) else repr(self.objective)) if shown else None
         plan = Plan(num_epochs=num_epochs, num_steps=num_steps, patience=patience, callbacks=callbacks, label=label)
         check_seed(seed)
         if patience is not None and eval_data is None:

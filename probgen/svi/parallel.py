@@ -71,7 +71,7 @@ class Together(Alone):
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()  # type: ignore[misc]
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.subsampled = False
         self._device = device
 
@@ -105,7 +105,7 @@ class Together(Alone):
         padded = torch.cat([own, own.new_zeros(longest - len(own))])
         everyone = [torch.empty_like(padded) for _ in range(self.size)]
         distributed.all_gather(everyone, padded)
-        found = {}
+        found: dict[str, Tensor] = {}
         for rank, (values, length) in enumerate(zip(everyone, lengths, strict=True)):
             members = safetensors.torch.load(values[: int(length)].cpu().numpy().tobytes())
             found |= {f"{rank}/{name}": value for name, value in members.items()}

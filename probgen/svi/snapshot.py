@@ -282,7 +282,7 @@ def _curve(saved: Saved, name: str) -> list[float]:
 
 def _member(values: Mapping[str, Any], name: str, kind: type) -> Any:
     value = values.get(name)
-    if type(value) is not kind or (kind in (int, float) and value < 0):
+    if type(value) is not kind or (isinstance(value, int | float) and value < 0):
         raise CheckpointError(f"`{name}` is {shown(value)}")
     return value
 

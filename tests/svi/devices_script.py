@@ -121,7 +121,8 @@ def everything(devices, rank, folder):
             calls.append(report.step)
             return report.epoch == 2
 
-        vae(devices, 0, callbacks=[stop], run_dir=EveryStep(folder / "run"), **averaged)
+        vae(devices, 0, callbacks=[stop], **averaged)
+        vae(devices, 0, run_dir=EveryStep(folder / "run"), num_epochs=2, **averaged)
         resumed = result(*vae(devices, rank + 5, run_dir=folder / "run", resume=True, **averaged))
         found["resumed"] = resumed == whole
         found["calls"] = calls

@@ -569,7 +569,7 @@ def test_refusals_do_not_rest_on_assert():
     assert done.stdout.split("\n")[:-1] == [
         "nan DataError",
         "support DataError",
-        "shape DataError",
+        "shape ProgramError",
         "empty DataError",
         "latent ProgramError",
         "batch_size ArgumentError",
