@@ -18,6 +18,7 @@ from torch import Tensor
 from probgen import __version__
 from probgen.arguments import positive_int
 from probgen.data import Dataset
+from probgen.data.batches import as_call, open_batches
 from probgen.errors import ArgumentError, ArgumentTypeError, MissingExtra, ProbgenError
 from probgen.evidence import Evidence, Row, evaluate, summarize
 from probgen.objectives import Objective
@@ -28,7 +29,6 @@ from probgen.programs.param_scope import Program, StoreState
 from probgen.programs.run import check_num_particles
 from probgen.seeding import seeded
 from probgen.svi import SVI, EpochReport
-from probgen.svi.batches import as_call, open_batches
 from probgen.svi.parameters import trained_parameters
 from probgen.svi.players import OptimFactory
 from probgen.svi.preflight import first_batch, preflight

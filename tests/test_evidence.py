@@ -498,3 +498,16 @@ def test_progress_goes_to_standard_error(ppca: PPCA, x: Tensor, capsys: pytest.C
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "60/60" in captured.err
+
+
+@pytest.mark.parametrize("use", ["evaluate", "log_weights"])
+def test_what_wants_no_gradient_stays_so(ppca: PPCA, x: Tensor, use: str) -> None:
+    """Pyro's store switches it on for parameters of PyroModules."""
+    frozen = next(ppca.parameters())
+    frozen.requires_grad_(False)
+    guide = PosteriorGuide(ppca, 1.5)
+    if use == "evaluate":
+        evaluate(ppca, guide, x, num_particles=10)
+    else:
+        probgen.log_weights(ppca, guide, x, num_particles=10)
+    assert not frozen.requires_grad

@@ -179,3 +179,44 @@ def test_no_file_names_a_path_of_a_machine() -> None:
             continue
         found += [f"{file.relative_to(ROOT)}: {match[0]}" for match in pattern.finditer(text)]
     assert found == []
+
+
+# What stands in a line may import what stands below, and nothing beside it or above.
+LAYERS = (
+    "__main__",
+    "cli",
+    "runs",
+    "comparison",
+    "plots",
+    "evidence svi",
+    "objectives models guides",
+    "programs likelihoods",
+    "distributions nets data registry validation",
+    "checkpoints seeding config core",
+    "arguments",
+    "errors",
+)
+
+
+def runtime_imports(tree: ast.AST) -> Iterator[str]:
+    """Modules that are imported when code runs: not those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"probgen.{a.name}" for a in node.names) if node.module == "probgen" else [node.module or ""]
+        yield from runtime_imports(node)
+
+
+def test_imports_point_downwards(module_name: str) -> None:
+    rank = {name: i for i, line in enumerate(LAYERS) for name in line.split()}
+    package = module_name.split(".")[1:2]
+    if not package or package == ["__init__"]:
+        return
+    for imported in runtime_imports(syntax_tree(module_name)):
+        top, *rest = imported.split(".")
+        if top != "probgen" or not rest or rest[0] in (*package, "__version__"):
+            continue
+        assert rank[rest[0]] > rank[package[0]], f"{module_name} imports {imported}"

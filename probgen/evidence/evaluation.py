@@ -9,17 +9,17 @@ from torch import Tensor
 
 from probgen.arguments import positive_int
 from probgen.data import Dataset, is_in_memory
+from probgen.data.batches import Batches, Stream, as_call, open_batches, size_of
 from probgen.data.memory import named, tensors
 from probgen.errors import DataError
 from probgen.evidence.estimator import Estimator, Minibatch
 from probgen.evidence.result import Evidence
 from probgen.programs import RunOptions
 from probgen.programs.guard import typed, untouched_on_error
+from probgen.programs.modules import mode, modules_of, untrained
 from probgen.programs.param_scope import Program
 from probgen.programs.run import check_num_particles
 from probgen.seeding import seeded
-from probgen.svi.batches import Batches, Stream, as_call, open_batches, size_of
-from probgen.svi.parameters import mode, modules_of, untrained
 
 ROWS_AT_ONCE = 1 << 12  # data x particles of one run, by default: more falls out of a CPU's cache
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from probgen.arguments import positive_int
 from probgen.data import Dataset, is_in_memory
+from probgen.data.batches import Batches, Stream, as_call, open_batches, to_device
 from probgen.data.memory import named, tensors
 from probgen.errors import DataError, ProbgenError, ProgramError
 from probgen.programs import PairTerms, run_pair
+from probgen.programs.modules import mode, modules_of, untrained
 from probgen.programs.param_scope import Program, owner_of, preserved_buffers
 from probgen.seeding import seeded
-from probgen.svi.batches import Batches, Stream, as_call, open_batches, to_device
-from probgen.svi.parameters import mode, modules_of, untrained
 
 AT_ONCE = 250  # data of one run
 WHOLE = 20_000  # the most data of one run, where a guide has parameters for each datum

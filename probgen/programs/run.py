@@ -27,6 +27,7 @@ from probgen.programs.checks import (
     sample_sites,
 )
 from probgen.programs.guard import guarded
+from probgen.programs.modules import modules_of, untrained
 from probgen.programs.nonfinite import bad_parameter, require_defined
 from probgen.programs.param_scope import (
     Program,
@@ -133,7 +134,7 @@ def log_weights(
     """
     groups = num_particles if isinstance(num_particles, tuple) else (num_particles,)
     total = math.prod([check_num_particles(count) for count in groups])
-    with seeded(seed), guarded(model, guide, args, kwargs):
+    with seeded(seed), guarded(model, guide, args, kwargs), untrained(modules_of(model, guide)):
         terms = run_pair(model, guide, *args, num_particles=total, batch_plate=batch_plate, **kwargs)
         terms.require_importance_weights()
         weights = terms.log_weights  # [M * K, batch]

@@ -10,11 +10,11 @@ import torch
 
 from probgen import plots
 from probgen.data import Dataset
+from probgen.data.batches import as_call, open_batches
 from probgen.errors import ProbgenError
 from probgen.plots import Drawing
 from probgen.programs.param_scope import Program
 from probgen.runs.metrics import read_metrics
-from probgen.svi.batches import as_call, open_batches
 from probgen.svi.preflight import first_batch
 
 FIGURES = "figures"

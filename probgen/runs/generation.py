@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from probgen.arguments import positive_int
+from probgen.data.batches import size_of, to_device
 from probgen.errors import ProgramError
 from probgen.plots.decoding import AT_ONCE, Unobserved, centre, observed_site
 from probgen.plots.subject import Batch, device_of, looking, read, run
 from probgen.programs import SiteTerm
 from probgen.programs.param_scope import Program
-from probgen.svi.batches import size_of, to_device
 
 Arrays = dict[str, npt.NDArray[Any]]
 MEAN = "mean"

@@ -10,9 +10,9 @@ from torch import Tensor
 from probgen.arguments import positive_int
 from probgen.errors import DataError, ProgramError
 from probgen.programs import SiteTerm, run_pair
+from probgen.programs.modules import mode, modules_of
 from probgen.programs.param_scope import Program
 from probgen.seeding import seeded
-from probgen.svi.parameters import mode, modules_of
 
 
 @dataclass(frozen=True)

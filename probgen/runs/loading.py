@@ -10,7 +10,9 @@ import torch
 
 from probgen.arguments import choice
 from probgen.data import Dataset
+from probgen.data.batches import as_call, open_batches
 from probgen.errors import ArgumentError, CheckpointError, ProbgenError
+from probgen.programs.modules import modules_of
 from probgen.programs.param_scope import Program
 from probgen.runs.building import Shape, guide_factory, is_registered, load_split, model_factory
 from probgen.runs.program_files import ProgramFiles, parse_file_spec
@@ -18,8 +20,6 @@ from probgen.runs.saved import SavedRun, read_run
 from probgen.runs.settings import FROM_FILE, TrainSettings
 from probgen.seeding import preserved_rng, seeded
 from probgen.svi import load_weights
-from probgen.svi.batches import as_call, open_batches
-from probgen.svi.parameters import modules_of
 from probgen.svi.preflight import first_batch
 
 WHICH = ("result", "last", "best")

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from probgen.data import Dataset
 from probgen.errors import ArgumentError
+from probgen.programs.modules import modules_of
 from probgen.programs.param_scope import Program
 from probgen.runs.building import EVAL_SEED, load_split
 from probgen.runs.saved import SavedRun
 from probgen.svi.arguments import device_of
-from probgen.svi.parameters import modules_of
 
 
 def data_for(run: SavedRun, data: str | None, split: str, binarize: str | None) -> Dataset:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probgen.data.batches import Batches, Stream
 from probgen.errors import ArgumentError
-from probgen.svi import parameters as params
-from probgen.svi.batches import Batches, Stream
+from probgen.programs.modules import mode
 from probgen.svi.preflight import BatchCheck, try_out
 from probgen.svi.schedules import multiplier
 from probgen.svi.snapshot import fingerprint
@@ -28,7 +28,7 @@ def board(svi: SVI, batches: Batches | Stream, held_out: Batches | Stream | None
     Raises:
         ProbgenError: whatever is wrong with pair, data or options.
     """
-    with params.mode(svi.modules, training=True):
+    with mode(svi.modules, training=True):
         first, terms = try_out(svi.pair, batches, training.num_steps)
     svi.check_pair(terms, first)
     check = BatchCheck(svi.pair, terms, *first, svi.device)
@@ -38,7 +38,7 @@ def board(svi: SVI, batches: Batches | Stream, held_out: Batches | Stream | None
     if svi.schedule is not None:
         multiplier(svi.schedule, svi.state.step, training.total_steps)
     if not svi.seats:
-        with params.mode(svi.modules, training=True):
+        with mode(svi.modules, training=True):
             svi.prepare(first)
     if isinstance(batches, Stream):
         batches.check = check
@@ -46,7 +46,7 @@ def board(svi: SVI, batches: Batches | Stream, held_out: Batches | Stream | None
 
 
 def _try_held_out(svi: SVI, held_out: Batches | Stream) -> None:
-    with params.mode(svi.modules, training=False):
+    with mode(svi.modules, training=False):
         _, terms = try_out(svi.pair, held_out, None, held_out=True)
     if terms.batch_shape == () and _has_several(held_out):
         raise ArgumentError(

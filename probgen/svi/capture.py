@@ -18,8 +18,8 @@ from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
 from probgen.errors import ProbgenError, ProgramError
+from probgen.programs.modules import kept_buffers
 from probgen.seeding import preserved_rng
-from probgen.svi.parameters import kept_buffers
 from probgen.svi.players import Differentiated, Seat
 
 ROUNDINGS = 64  # of the largest entry of each gradient; on one CPU the two agree bit for bit, on CUDA sums may not

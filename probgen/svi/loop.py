@@ -13,14 +13,15 @@ from torch import Tensor
 
 from probgen.arguments import choice, positive_int
 from probgen.checkpoints import Checkpoints
+from probgen.data.batches import Batches, Call, Stream, as_call, open_batches, size_of, to_device
 from probgen.errors import ArgumentError
 from probgen.objectives import Objective
 from probgen.programs import PairTerms
+from probgen.programs.modules import mode, modules_of, untrained
 from probgen.programs.param_scope import Program
 from probgen.seeding import check_seed, seeded
 from probgen.svi import parameters as params
 from probgen.svi.arguments import check_callable, check_number, check_objective, device_of
-from probgen.svi.batches import Batches, Call, Stream, as_call, open_batches, size_of, to_device
 from probgen.svi.boarding import board, settings_of
 from probgen.svi.capture import CapturedSeat
 from probgen.svi.divergence import refuse_step
@@ -112,7 +113,7 @@ class SVI:
         self.ema_decay, self.precision, self._capture = ema_decay, precision, capture
         self._average: params.MovingAverage | None = None
         self.seats: list[Seat] = []
-        self.modules = params.modules_of(model, guide)
+        self.modules = modules_of(model, guide)
         self._reduced = Reduced(self.modules, self.device) if precision == "bfloat16" else None
         for module in self.modules:
             module.to(self.device)
@@ -133,7 +134,7 @@ class SVI:
             ProbgenError: on the first call, everything else that :meth:`run` refuses.
         """
         args, kwargs = to_device(args, self.device), to_device(kwargs, self.device)
-        with self._at_work(), params.mode(self.modules, training=True):
+        with self._at_work(), mode(self.modules, training=True):
             if not self.seats:
                 with rehearsal(self.modules):
                     terms = preflight(self.pair, args, kwargs)
@@ -154,7 +155,7 @@ class SVI:
             with (
                 pyro.validation_enabled(False),
                 torch.enable_grad(),
-                params.untrained(self.modules),
+                untrained(self.modules),
                 nullcontext() if self._reduced is None else self._reduced.at_work(),
             ):
                 yield
@@ -300,7 +301,7 @@ class SVI:
         """
         total, count = 0.0, 0
         exact = nullcontext() if self._reduced is None else self._reduced.suspended()
-        with seeded(0), params.mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad(), exact:
+        with seeded(0), mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad(), exact:
             generator = torch.Generator(self.device).manual_seed(0)
             for batch in held_out.epoch(generator):
                 args, kwargs = as_call(batch)

@@ -7,9 +7,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from probgen.data.batches import Batches, Stream
 from probgen.errors import ArgumentError, CheckpointError
 from probgen.seeding import MAX_SEED, preserved_rng, rng_tensors, set_rng_tensors
-from probgen.svi.batches import Batches, Stream
 from probgen.svi.parallel import Alone
 
 _END = object()

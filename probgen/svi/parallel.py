@@ -13,10 +13,10 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
+from probgen.data.batches import Batches, Call, Stream, size_of
 from probgen.errors import ArgumentError, UnsupportedObjective
 from probgen.objectives import PairLoss, Player
 from probgen.programs import PairTerms
-from probgen.svi.batches import Batches, Call, Stream, size_of
 from probgen.svi.players import Differentiated
 
 

@@ -1,7 +1,6 @@
 """The parameters of a pair: what modules own, and what programs declare by ``pyro.param``."""
 
 import functools
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,14 +10,9 @@ import torch
 from pyro.poutine.messenger import unwrap as unwrap_poutine
 from torch import Tensor, nn
 
+from probgen.programs.modules import modules_of, untrained, write
 from probgen.programs.param_scope import Program, owner_of
 from probgen.programs.run import declared_parameters
-
-
-def modules_of(*programs: Program | None) -> list[nn.Module]:
-    """The modules that programs are, or are methods of, without repetition."""
-    owners = [owner_of(program) for program in programs if program is not None]
-    return [owner for i, owner in enumerate(owners) if isinstance(owner, nn.Module) and owner not in owners[:i]]
 
 
 def trained_parameters(
@@ -87,57 +81,11 @@ def _as_module(program: Program | None) -> nn.Module | None:
     return program if isinstance(program, nn.Module) else None
 
 
-@contextmanager
-def untrained(modules: list[nn.Module]) -> Iterator[list[nn.Parameter]]:
-    """Keeps what wants no gradient so, and yields it.
-
-    Pyro's store switches ``requires_grad`` on when it sees such a parameter, or ``pyro.module`` warns of it.
-    """
-    kept = [value for module in modules for value in module.parameters() if not value.requires_grad]
-    if not kept:
-        yield kept
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*was not registered in the param store.*")
-        try:
-            yield kept
-        finally:
-            for value in kept:
-                value.requires_grad_(False)
-
-
 def constrained(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Detached copies of parameters by name, in the space in which ``pyro.param`` shows them."""
     store = pyro.get_param_store()
     declared = set(store.keys())
     return {name: (store[name] if name in declared else value).detach().clone() for name, value in parameters.items()}
-
-
-@contextmanager
-def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
-    """Puts modules into train or eval mode, and back: every submodule as it was."""
-    before = [(module, module.training) for root in modules for module in root.modules()]
-    if all(was is training for _, was in before):  # every step asks, and setting is slower than looking
-        yield
-        return
-    for root in modules:
-        root.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was
-
-
-@contextmanager
-def kept_buffers(modules: list[nn.Module]) -> Iterator[None]:
-    """Puts the values of buffers back, such as running statistics, and the buffers themselves stay where they are."""
-    buffers = [buffer for module in modules for buffer in module.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        write(buffers, before)
 
 
 class MovingAverage:
@@ -167,10 +115,3 @@ class MovingAverage:
             yield
         finally:
             write(self._parameters, before)
-
-
-@torch.no_grad()
-def write(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Writes values into tensors, in place."""
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)

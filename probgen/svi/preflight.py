@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from probgen.data import Dataset
+from probgen.data.batches import Batches, Call, Stream, as_call, to_device
 from probgen.data.memory import Arrays, named
 from probgen.errors import DataError, ProbgenError
 from probgen.objectives import PairLoss
@@ -20,11 +21,10 @@ from probgen.objectives.base import require_finite_loss
 from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
 from probgen.programs.checks import check_values
 from probgen.programs.guard import failure
+from probgen.programs.modules import kept_buffers, modules_of, untrained
 from probgen.programs.nonfinite import bad_site, large_value, not_finite, require_defined
 from probgen.programs.run import trial
 from probgen.seeding import preserved_rng
-from probgen.svi.batches import Batches, Call, Stream, as_call, to_device
-from probgen.svi.parameters import kept_buffers, modules_of, untrained
 
 
 @contextmanager

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from probgen.checkpoints import Checkpoints, Saved
 from probgen.checkpoints.strict_json import shown
+from probgen.data.batches import Batches, Stream, as_call
 from probgen.data.memory import named
 from probgen.errors import ArgumentError, CheckpointError
+from probgen.programs.modules import write
 from probgen.svi import optimizers
-from probgen.svi.batches import Batches, Stream, as_call
 from probgen.svi.divergence import first_nonfinite
-from probgen.svi.parameters import write
 
 if TYPE_CHECKING:
     from probgen.svi.training import Training

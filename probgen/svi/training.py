@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from probgen.data.batches import Batches, Stream, as_call
 from probgen.errors import DivergedError
-from probgen.svi import parameters as params
-from probgen.svi.batches import Batches, Stream, as_call
+from probgen.programs.modules import mode, write
 from probgen.svi.divergence import require_finite, require_finite_late
 from probgen.svi.fetch import Fetched
 from probgen.svi.interruption import Interruption
@@ -140,7 +140,7 @@ class Training:
     def _epoch(self) -> None:
         """Takes steps until the data or ``num_steps`` are through."""
         complete = True
-        with params.mode(self.svi.modules, training=True):
+        with mode(self.svi.modules, training=True):
             for batch in self.order.epoch():
                 self._step(batch)
                 if self.position.steps == self.plan.num_steps:
@@ -258,7 +258,7 @@ class _Best:
     def restore(self) -> None:
         """Goes back to the copies."""
         moved = self._svi.moved()
-        params.write([moved[name] for name in self.copies], list(self.copies.values()))
+        write([moved[name] for name in self.copies], list(self.copies.values()))
 
 
 def length_of(batches: Batches | Stream) -> int | None:

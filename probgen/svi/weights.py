@@ -8,10 +8,11 @@ from torch import Tensor
 
 from probgen.arguments import choice
 from probgen.checkpoints import Checkpoints, Saved
+from probgen.data.batches import Call
 from probgen.errors import ArgumentError, ProbgenError
+from probgen.programs.modules import modules_of, write
 from probgen.programs.param_scope import Program
-from probgen.svi.batches import Call
-from probgen.svi.parameters import module_parameters, modules_of, owned_tensors, trained_parameters, write
+from probgen.svi.parameters import module_parameters, owned_tensors, trained_parameters
 from probgen.svi.preflight import rehearsal
 from probgen.svi.snapshot import damage_named, fitting
 

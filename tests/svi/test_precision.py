@@ -14,7 +14,7 @@ from probgen.errors import ArgumentError, ProgramError
 from probgen.guides import AmortizedFlow, AmortizedMultivariateNormal, AmortizedNormal
 from probgen.models import VAE
 from probgen.objectives import ELBO, IWAE
-from probgen.svi import parameters as params
+from probgen.programs.modules import write
 
 EPSILON = 2.0**-8  # the rounding of bfloat16
 
@@ -100,8 +100,8 @@ def test_held_out_bounds_are_exact(bits):
     svi = make(precision="bfloat16")
     svi.run(bits, num_epochs=1, eval_data=bits, seed=0, progress=False, callbacks=[reports.append])
     full = make()
-    params.write(list(full.model.parameters()), list(svi.model.parameters()))
-    params.write(list(full.guide.parameters()), list(svi.guide.parameters()))
+    write(list(full.model.parameters()), list(svi.model.parameters()))
+    write(list(full.guide.parameters()), list(svi.guide.parameters()))
     again = []
     frozen = SVI(full.model, full.guide, functools.partial(torch.optim.SGD, lr=0.0), IWAE(num_particles=4))
     frozen.run(bits, num_epochs=1, eval_data=bits, seed=0, progress=False, callbacks=[again.append])

@@ -202,7 +202,7 @@ def test_held_out_bounds_weigh_every_datum_alike(likelihood_model, x, adam):
     exact = dist.Normal(svi.model.loc, svi.model.log_scale.exp()).log_prob(x).sum(-1).mean().item()
     assert reports[-1].eval_bound == pytest.approx(exact, rel=1e-12)
     stream = [x[:16], x[16:]]
-    assert svi.held_out_bound(probgen.svi.batches.open_batches(stream, 1, svi.device)) == pytest.approx(exact)
+    assert svi.held_out_bound(probgen.data.batches.open_batches(stream, 1, svi.device)) == pytest.approx(exact)
 
 
 def test_held_out_bounds_use_the_same_noise_and_draw_none(make_svi, x):
@@ -262,7 +262,7 @@ def test_patience_stops_and_goes_back(seesaw):
     assert svi.model.loc.item() == result.params["model.loc"].item() == 0.5
     assert svi.model.norm.num_batches_tracked == 3  # buffers go back too
     assert svi.state.averaged["model.loc"].item() == pytest.approx(0.5, abs=0.02)  # and averages
-    assert svi.held_out_bound(probgen.svi.batches.open_batches(data, 10, svi.device)) == bounds[2]
+    assert svi.held_out_bound(probgen.data.batches.open_batches(data, 10, svi.device)) == bounds[2]
 
 
 def test_patience_goes_back_at_the_end_as_well(seesaw):
