@@ -16,6 +16,8 @@ from probgen.seeding import preserved_rng
 Groups = list[dict[str, Any]]
 States = dict[int, dict[str, Any]]
 
+COUNTERS = ("step", "eta", "mu", "mu_product")  # what torch's optimizers count, or make of it: never below 0
+
 
 def options_of(groups: Groups) -> Groups:
     """The options of each group of parameters, without the parameters; JSON values.
@@ -69,7 +71,7 @@ def check(
         return {"state": state, "param_groups": _groups(optimizer, options)}
     except ArgumentError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"the state of the optimizer of '{name}': {error!r}") from error
 
 
@@ -129,7 +131,7 @@ def _check_member(label: str, value: Any, wanted: Any, *, strict: bool) -> None:
             raise ValueError(f"{label} is {tuple(value.shape)} {value.dtype}, not {tuple(wanted.shape)} {wanted.dtype}")
         if bool(torch.isnan(value).any()):
             raise ValueError(f"{label} holds nan")
-        if strict and value.dim() == 0 and not 0 <= value.item() < math.inf:  # counts steps, or is made of them
+        if strict and label.split()[0] in COUNTERS and not 0 <= value.item() < math.inf:
             raise ValueError(f"{label} is {value.item()}")
     elif wanted is not None and type(value) is not type(wanted):
         raise TypeError(f"{label} is {shown(value)}")

@@ -225,7 +225,7 @@ def _refuse_others(saved: Saved, training: Training, present: Mapping[str, Tenso
     """Refuses tensors that a run of this pair does not save."""
     known = {*present, *CURVES, *(f"best/{name}" for name in present)}
     players = tuple(f"optimizer/{seat.player.name}/" for seat in training.svi.seats)
-    for name in saved.tensors:
+    for name in sorted(saved.tensors):
         if name not in known and not name.startswith(players) and not _ORDER.fullmatch(name):
             kind, _, short = name.removeprefix("best/").partition("/")
             raise ArgumentError(

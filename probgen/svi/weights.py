@@ -95,7 +95,7 @@ def _present(model: Program, guide: Program | None, call: Call, source: Saved) -
     buffers = owned_tensors(model, guide, known | {id(value) for value in frozen.values()}, "buffer")
     weights = parameters | {name.partition("/")[2]: value for name, value in frozen.items()}
     found = {f"{_kind(source, name)}/{name}": value for name, value in weights.items()}
-    for name in source.tensors:
+    for name in sorted(source.tensors):
         kind, _, short = name.partition("/")
         if kind in ("parameter", "frozen") and short not in weights:
             raise ArgumentError(

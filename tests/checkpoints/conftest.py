@@ -21,13 +21,14 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((3,), 0.5))
+        self.shift = nn.Parameter(torch.zeros(()))
         self.fixed = nn.Parameter(torch.ones(3), requires_grad=False)
         self.register_buffer("mask", torch.tensor([True, True, False]))
 
     def forward(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
-            pyro.sample("x", dist.Normal(z * self.weight, self.fixed).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z * self.weight + self.shift, self.fixed).to_event(1), obs=x)
 
 
 class Guide(nn.Module):

@@ -49,13 +49,14 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.full((3,), 0.5))
+        self.shift = nn.Parameter(torch.zeros(()))
         self.fixed = nn.Parameter(torch.ones(3), requires_grad=False)
         self.register_buffer("mask", torch.tensor([True, True, False]))
 
     def forward(self, x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
-            pyro.sample("x", dist.Normal(z * self.weight, self.fixed).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z * self.weight + self.shift, self.fixed).to_event(1), obs=x)
 
 
 class Guide(nn.Module):
@@ -358,6 +359,8 @@ CORPUS = {
     "an average is nan": entry("average/model.weight", 2, NAN),
     "a best parameter is nan": entry("best/parameter/model.weight", 0, NAN),
     "a moment is nan": entry(MOMENT, 0, NAN),
+    "a count below 0": tensor("optimizer/pair/0/step", torch.tensor(-1.0)),
+    "a count of infinity": tensor("optimizer/pair/0/step", torch.tensor(INF)),
     "a moment of another shape": tensor(MOMENT, torch.zeros(4)),
     "a moment of another dtype": tensor(MOMENT, lambda old: old.double()),
     "a moment with a path for a name": tensors(lambda c: c.update({"optimizer/pair/../../etc/passwd": c.pop(MOMENT)})),
@@ -433,6 +436,8 @@ CORPUS = {
     "no best bound": state("best_bound", None),
     "another class of optimizer": state("optimizers.pair.class", "os.system"),
     "an optimizer of no options": state("optimizers.pair.options", []),
+    "an optimizer with huge betas": state("optimizers.pair.options.0.betas", [1e300, 0.9]),
+    "an optimizer with negative betas": state("optimizers.pair.options.0.betas", [-0.9, 0.9]),
     "an optimizer of a text": state("optimizers.pair.options.0.lr", "fast"),
     "an optimizer with other flags": state("optimizers.pair.options.0.amsgrad", True),
     "an optimizer with one beta": state("optimizers.pair.options.0.betas", [0.9]),

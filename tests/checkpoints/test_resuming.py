@@ -307,12 +307,12 @@ class Wide(nn.Module):
     def __init__(self, base):
         super().__init__()
         self.weight = nn.Parameter(torch.full((1, 3), 0.5))
-        self.fixed, self.mask = base.fixed, base.mask
+        self.shift, self.fixed, self.mask = base.shift, base.fixed, base.mask
 
     def forward(self, x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
-            pyro.sample("x", dist.Normal(z * self.weight[0], self.fixed).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z * self.weight[0] + self.shift, self.fixed).to_event(1), obs=x)
 
 
 def thawed(model):

@@ -66,7 +66,7 @@ def command(*args: str) -> None:
         contexts.enter_context(patch("probgen.cli.main._parse", _parse))
         nothing = SimpleNamespace(skipped=[], written=[])
         contexts.enter_context(patch("probgen.cli.training.draw_run", lambda *_, **__: nothing))
-        contexts.enter_context(patch("probgen.comparison.as_png", lambda _: b""))
+        contexts.enter_context(patch("probgen.comparison.comparing.as_png", lambda _: b""))
         status = main(args)
     errors = [line for line in said.getvalue().splitlines() if line.startswith("probgen: error: ")]
     if status == 0:

@@ -1,12 +1,11 @@
-"""Objectives side by side: the same weights, data, steps and evaluation, and one table of what came out."""
+"""Objectives side by side: the same weights, data, steps and evaluation."""
 
-import math
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,215 +16,21 @@ from torch import Tensor
 
 from probgen import __version__
 from probgen.arguments import positive_int
+from probgen.comparison.result import Comparison, Run
+from probgen.comparison.spec import RunSpec
 from probgen.data import Dataset
 from probgen.data.batches import as_call, open_batches
-from probgen.errors import ArgumentError, ArgumentTypeError, MissingExtra, ProbgenError
-from probgen.evidence import Evidence, Row, evaluate, summarize
-from probgen.objectives import Objective
+from probgen.errors import ArgumentError, ArgumentTypeError, ProbgenError
+from probgen.evidence import evaluate
 from probgen.plots.comparison_figure import as_png, plot_comparison
-from probgen.plots.folder import RunFolder, describe, write_atomically
-from probgen.plots.table import Column, to_csv, to_markdown, to_text
-from probgen.programs.param_scope import Program, StoreState
+from probgen.plots.folder import RunFolder, describe
+from probgen.plots.table import to_csv
 from probgen.programs.run import check_num_particles
-from probgen.seeding import seeded
-from probgen.svi import SVI, EpochReport
+from probgen.svi import EpochReport
 from probgen.svi.parameters import trained_parameters
-from probgen.svi.players import OptimFactory
 from probgen.svi.preflight import first_batch, preflight
-from probgen.svi.schedules import Schedule
 
 EVAL_SEED = 0  # of the draw of dynamic data and of the particles: the same for every run
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """What is trained, and how.
-
-    Attributes:
-        model: a callable without arguments that builds the model, so that every run has weights of its own.
-        guide: likewise the guide; None for models without latent sites.
-        optim: a callable from parameters to a torch optimizer; see :class:`probgen.SVI`.
-        objective: what is optimised.
-        schedule: multiplies the learning rate; see :func:`probgen.svi.warmup_cosine`.
-        max_grad_norm: clips the norm of the gradient.
-        ema_decay: keeps a moving average of the parameters, which is then what is evaluated.
-        capture: capture the step as one graph; see :class:`probgen.SVI`.
-    """
-
-    model: Callable[[], Program]
-    guide: Callable[[], Program | None] | None
-    optim: OptimFactory
-    objective: Objective
-    schedule: Schedule | None = None
-    max_grad_norm: float | None = None
-    ema_decay: float | None = None
-    capture: bool = False
-
-    def build(self, seed: int, accelerator: str = "auto") -> SVI:
-        """A fresh pair, its weights drawn under ``seed``, in a loop that has not run yet."""
-        with seeded(seed):
-            model, guide = self.model(), None if self.guide is None else self.guide()
-        return SVI(
-            model,
-            guide,
-            self.optim,
-            self.objective,
-            schedule=self.schedule,
-            max_grad_norm=self.max_grad_norm,
-            ema_decay=self.ema_decay,
-            accelerator=accelerator,
-            capture=self.capture,
-        )
-
-
-def grid(
-    model: Callable[[], Program],
-    guide: Callable[[], Program | None] | None,
-    objectives: Mapping[str, Objective],
-    optim: OptimFactory,
-    **options: Any,
-) -> dict[str, RunSpec]:
-    """One :class:`RunSpec` for each objective, alike in everything else; :func:`compare` adds the seeds.
-
-    Args:
-        model: builds the model.
-        guide: builds the guide, or None.
-        objectives: by label.
-        optim: a callable from parameters to a torch optimizer.
-        **options: further fields of :class:`RunSpec`.
-
-    Example:
-        >>> import functools
-        >>> from probgen.guides import AmortizedNormal
-        >>> from probgen.models import VAE
-        >>> from probgen.objectives import ELBO, IWAE
-        >>> adam = functools.partial(torch.optim.Adam, lr=1e-3)
-        >>> list(grid(VAE, AmortizedNormal, {"elbo": ELBO(), "iwae": IWAE(num_particles=5)}, adam))
-        ['elbo', 'iwae']
-    """
-    return {label: RunSpec(model, guide, optim, objective, **options) for label, objective in objectives.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One trained pair and its evaluation.
-
-    Attributes:
-        label: of the spec.
-        seed: of weights and training.
-        model: as trained; of parameters with a moving average, the average.
-        guide: likewise, or None.
-        evidence: on the held-out data.
-        losses: ``[num_steps]``, nats per datum.
-        ms_per_step: median time of a training step, in milliseconds.
-    """
-
-    label: str
-    seed: int
-    model: Program = field(repr=False)
-    guide: Program | None = field(repr=False)
-    evidence: Evidence
-    losses: Tensor = field(repr=False)
-    ms_per_step: float
-    _store: StoreState = field(repr=False)
-
-    @contextmanager
-    def parameters(self) -> Iterator[None]:
-        """Runs its body with this run's ``pyro.param`` statements in Pyro's store, as its programs need."""
-        with pyro.get_param_store().scope(self._store):  # type: ignore[arg-type]
-            yield
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
-    """What :func:`compare` returns.
-
-    Attributes:
-        runs: every run, seeds outermost, in the order in which they ran.
-        eval_data: the held-out data as they were evaluated.
-        settings: what is in ``config.json``.
-    """
-
-    runs: tuple[Run, ...]
-    eval_data: Any
-    settings: dict[str, Any]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels, in their order."""
-        return tuple(dict.fromkeys(run.label for run in self.runs))
-
-    @property
-    def rows(self) -> list[Row]:
-        """One :class:`probgen.evidence.Row` for each label."""
-        runs = {label: [run for run in self.runs if run.label == label] for label in self.labels}
-        return summarize(
-            {label: [run.evidence for run in members] for label, members in runs.items()},
-            {label: [run.ms_per_step for run in members] for label, members in runs.items()},
-        )
-
-    @property
-    def best(self) -> Row:
-        """The row with the highest log p(x); rows without one come last."""
-        return max(self.rows, key=lambda row: -math.inf if math.isnan(row.log_prob) else row.log_prob)
-
-    def to_text(self) -> str:
-        """An aligned table for the terminal, with a line that says what the columns are."""
-        return f"{to_text(self._columns(), self.rows)}\n\n{self._caption()}"
-
-    def to_markdown(self) -> str:
-        """The table in Markdown."""
-        return to_markdown(self._columns(), self.rows)
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes all fields of the rows, at full precision."""
-        write_atomically(Path(path), to_csv(self.rows).encode())
-
-    def to_dataframe(self) -> Any:
-        """The rows as a ``pandas.DataFrame``, indexed by label.
-
-        Raises:
-            MissingExtra: pandas is not installed.
-        """
-        try:
-            import pandas as pd  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingExtra("`to_dataframe` needs pandas: pip install pandas") from error
-        return pd.DataFrame([asdict(row) for row in self.rows]).set_index("label")
-
-    def __repr__(self) -> str:
-        return f"Comparison(\n{self.to_text()}\n)"
-
-    def _columns(self) -> list[Column]:
-        several = len(self.runs) > len(self.labels)
-        threshold = max(run.evidence.khat_threshold for run in self.runs)  # that of one draw, if exact, is -inf
-        columns = [
-            Column("objective", "label"),
-            Column("log p(x)", "log_prob", ".3f"),
-            Column("s.e.", "standard_error", ".3f"),
-            Column("MC s.e.", "monte_carlo_error", ".3f"),
-            Column("seed s.e.", "seed_error", ".3f"),
-            Column("behind", "behind", ".3f"),
-            Column("s.e.", "behind_error", ".3f"),
-            Column("ELBO", "elbo", ".3f"),
-            Column("gap", "gap", ".3f"),
-            Column("KL", "kl", ".3f"),
-            Column("active", "active_units", ".3g"),
-            Column("ESS", "ess", ".1f"),
-            Column(f"k-hat>{max(threshold, 0.0):.2f}", "khat_share", ".1%"),
-            Column("ms/step", "ms_per_step", ".2f"),
-            Column("kind", "kind"),
-        ]
-        return [column for column in columns if several or column.field != "seed_error"]
-
-    def _caption(self) -> str:
-        evidence = self.runs[0].evidence
-        seeds = len({run.seed for run in self.runs})
-        return (
-            f"Nats per datum on {len(evidence.log_prob)} held-out data; {evidence.num_particles} particles; "
-            f"{seeds} seed{'s' if seeds > 1 else ''}. s.e.: standard error over the data, MC: over the particles; "
-            "behind: the best, in pairs."
-        )
 
 
 def compare(
@@ -276,6 +81,7 @@ def compare(
 
     Example:
         >>> import functools
+        >>> from probgen.comparison import grid
         >>> from probgen.guides import AmortizedNormal
         >>> from probgen.models import PPCA
         >>> from probgen.objectives import ELBO, IWAE
