@@ -511,3 +511,12 @@ def test_what_wants_no_gradient_stays_so(ppca: PPCA, x: Tensor, use: str) -> Non
     else:
         probgen.log_weights(ppca, guide, x, num_particles=10)
     assert not frozen.requires_grad
+
+
+def test_progress_off_a_terminal_is_a_line_every_five_percent(
+    ppca: PPCA, x: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(ppca, PosteriorGuide(ppca, 1.5), x[:40], num_particles=2, batch_size=1, progress=True)
+    assert capsys.readouterr().err.splitlines() == [f"log p(x) {count}/40 data" for count in range(2, 41, 2)]
+    evaluate(ppca, PosteriorGuide(ppca, 1.5), x[:40], num_particles=2, batch_size=15, progress=True)
+    assert capsys.readouterr().err.splitlines() == [f"log p(x) {count}/40 data" for count in (15, 30, 40)]

@@ -74,7 +74,7 @@ def _evidence(options: OnData, num_particles: int, batch_size: int) -> tuple[Sav
         num_particles=num_particles,
         batch_size=batch_size,
         seed=options.seed,
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     return run, evidence, data
 

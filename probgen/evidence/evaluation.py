@@ -1,5 +1,6 @@
 """``evaluate``: the loop over data; what is done with a minibatch is in :mod:`probgen.evidence.estimator`."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -141,10 +142,24 @@ def _minibatches(batches: Batches | Stream) -> Iterator[Minibatch]:
 
 @contextmanager
 def _progress(show: bool, total: int | None) -> Iterator[Callable[[int], Any]]:
-    if not show:
-        yield lambda count: None
-        return
-    from tqdm.auto import tqdm
+    """A bar on a terminal; elsewhere one line every 5 %, where the number of data is known."""
+    if show and sys.stderr.isatty():
+        from tqdm.auto import tqdm
 
-    with tqdm(total=total, unit=" data", desc="log p(x)", dynamic_ncols=True) as bar:
-        yield bar.update
+        with tqdm(total=total, unit=" data", desc="log p(x)", dynamic_ncols=True) as bar:
+            yield bar.update
+    else:
+        yield _lines(total) if show and total is not None else lambda count: None
+
+
+def _lines(total: int) -> Callable[[int], None]:
+    """Prints how far an evaluation is, each time another 5 % of the data are through."""
+    done = 0
+
+    def update(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if 20 * done // total > 20 * before // total:
+            print(f"log p(x) {done}/{total} data", file=sys.stderr, flush=True)
+
+    return update
