@@ -6,6 +6,7 @@ from pathlib import Path
 
 from probgen.cli.store import in_own_store
 from probgen.cli.train_command import Resume, Train
+from probgen.data import sources
 from probgen.errors import ArgumentError
 from probgen.runs.figures import FIGURES, draw_run
 from probgen.runs.folder import require_free
@@ -21,6 +22,7 @@ def run(options: Train) -> None:
     """Trains a new run, or goes on with one; the summary goes to standard output, everything else to standard error."""
     run_dir = Path(options.run_dir)
     settings = TrainSettings(**{f.name: getattr(options, f.name) for f in fields(TrainSettings)})
+    settings = replace(settings, data=_located(settings.data))
     if options.resume and options.overwrite:
         raise ArgumentError("`--resume` goes on with a run and `--overwrite` replaces it; give one of them")
     if not options.resume:
@@ -30,6 +32,11 @@ def run(options: Train) -> None:
     files = {kind: spec for kind in ("model", "guide") if is_file_spec(spec := getattr(options, kind))}
     kept, settings, opened = same_run(run_dir, settings, **files, allow_changed=options.allow_changed)
     _finish(go_on(kept, settings, opened), run_dir)
+
+
+def _located(data: str) -> str:
+    """A path in full, so that later commands on the run may start from another folder."""
+    return data if data in sources() or not Path(data).exists() else str(Path(data).absolute())
 
 
 @in_own_store

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -276,3 +277,17 @@ def test_the_global_state_is_left_alone(tmp_path: Path, no_figures: None) -> Non
     probgen.load(tmp_path / "a")
     assert torch.equal(torch.get_rng_state(), before)
     assert dict(pyro.get_param_store().items()) == store
+
+
+def test_a_run_on_a_file_goes_on_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The path of the data is kept in full, however it was typed."""
+    np.save(tmp_path / "bits.npy", (np.random.default_rng(0).random((50, 6)) < 0.4).astype(np.uint8))
+    monkeypatch.chdir(tmp_path)
+    options = ["--data", "bits.npy", "--no-capture", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", "vae:latent_dim=1,hidden=(4,)", *options, "--num-epochs", "1"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["resume", str(tmp_path / "run"), "--num-epochs", "2"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--num-particles", "10"]) == 0, capsys.readouterr().err
