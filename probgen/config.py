@@ -7,6 +7,7 @@ quotes belongs to the value, so one spec can hold another: ``vae:likelihood="nor
 """
 
 import ast
+import functools
 import inspect
 import math
 import re
@@ -268,3 +269,28 @@ def parameters(cls: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             known[parameter.name] = parameter
     return known
+
+
+def describe(value: Any) -> Any:
+    """A JSON value that says what an object is, without addresses.
+
+    Example:
+        >>> import functools
+        >>> describe(functools.partial(int, base=2))
+        {'call': 'builtins.int', 'args': [], 'kwargs': {'base': 2}}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if hasattr(value, "shape") and hasattr(value, "dtype"):  # a tensor or an array of whichever library
+        return f"{type(value).__name__} {list(value.shape)} {value.dtype}"
+    if isinstance(value, functools.partial):
+        arguments = [describe(v) for v in value.args], {k: describe(v) for k, v in value.keywords.items()}
+        return {"call": describe(value.func), "args": arguments[0], "kwargs": arguments[1]}
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [describe(v) for v in value]
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    text = repr(value)
+    return type(value).__qualname__ if " at 0x" in text else text

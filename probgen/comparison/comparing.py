@@ -18,12 +18,13 @@ from probgen import __version__
 from probgen.arguments import positive_int
 from probgen.comparison.result import Comparison, Run
 from probgen.comparison.spec import RunSpec
+from probgen.config import describe
 from probgen.data import Dataset
 from probgen.data.batches import as_call, open_batches
 from probgen.errors import ArgumentError, ArgumentTypeError, ProbgenError
 from probgen.evidence import evaluate
 from probgen.plots.comparison_figure import as_png, plot_comparison
-from probgen.plots.folder import RunFolder, describe
+from probgen.plots.folder import RunFolder
 from probgen.plots.table import to_csv
 from probgen.programs.run import check_num_particles
 from probgen.svi import EpochReport

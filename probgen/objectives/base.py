@@ -110,8 +110,6 @@ class Objective(pyro.infer.ELBO):
         self._pair: PairLoss | None = None
         self._steps = 0  # of `pyro.infer.SVI`, which has no other memory of them
 
-    # --- what subclasses say ---------------------------------------------------------------------------------
-
     def combine(self, integrand: Tensor) -> Tensor:
         """The bound of K particles, axis 0; the rest unreduced."""
         raise NotImplementedError
@@ -136,8 +134,6 @@ class Objective(pyro.infer.ELBO):
     def reduce(self, grouped: Tensor) -> Tensor:
         """Averages what :meth:`group` has added."""
         return grouped
-
-    # --- what users call -------------------------------------------------------------------------------------
 
     @property
     def freezes_guide(self) -> bool:
@@ -199,15 +195,19 @@ class Objective(pyro.infer.ELBO):
 
     def loss_and_grads(self, model: Program, guide: Program | None, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, its gradient added to the parameters; what ``pyro.infer.SVI.step`` calls."""
+        self.at_step(self._steps)
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
         self._steps += 1
-        self.at_step(self._steps)
         return loss.item()
 
     def at_step(self, step: int) -> None:
-        """Sets what follows a schedule to its value at a step, from 0; called before each by the loop and by Pyro's."""
+        """Sets what follows a schedule to its value at a step, from 0; called before each step.
+
+        :class:`probgen.SVI` calls it with its own count, ``pyro.infer.SVI`` with that of the objective: with a schedule
+        each of Pyro's loops needs an objective of its own.
+        """
 
     def players(self, pair: "PairLoss", parameters: dict[str, Tensor]) -> Sequence[Player]:
         """Who trains what, in order; here one player, who trains all ``parameters`` of the pair."""

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from probgen.config import describe
 from probgen.core import bounds
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
 from probgen.objectives.base import Objective
-from probgen.objectives.schedules import Schedule, described, make_schedule, value_at
+from probgen.objectives.schedules import Schedule, make_schedule, value_at
 from probgen.programs import PairTerms, SiteTerm
 from probgen.programs.read import is_delta
 
@@ -99,7 +100,7 @@ class ELBO(Objective):
         self.kl = kl
         self.beta = make_schedule("beta", beta)
         self.free_bits = free_bits
-        self._beta: float | Tensor = self.beta if not callable(self.beta) else torch.tensor(0.0)
+        self._beta: float | Tensor = self.beta if not callable(self.beta) else torch.tensor(0.0, dtype=torch.float64)
         self.at_step(0)
 
     def at_step(self, step: int) -> None:
@@ -127,7 +128,7 @@ class ELBO(Objective):
         return terms.kl if self.kl == "monte-carlo" else analytic_kl(terms, free_bits)
 
     def __repr__(self) -> str:
-        beta = f"beta={described(self.beta)}"
+        beta = f"beta={describe(self.beta)}"
         free = f", free_bits={self.free_bits!r}" if self.free_bits else ""
         return f"ELBO(num_particles={self.num_particles}, kl={self.kl!r}, {beta}{free}, gradient={self.gradient!r})"
 
@@ -150,6 +151,12 @@ def analytic_kl(terms: PairTerms, free_bits: float = 0.0) -> Tensor | float:
         )
     total: Tensor | float = 0.0
     for site in terms.latents:
+        if free_bits > 0 and (site.p is None or is_delta(site.q)):
+            raise UnsupportedObjective(
+                f"`free_bits` needs a divergence for each dimension of site '{site.name}', which as an auxiliary site "
+                "or a function of other sites (as in Pyro's autoguides) has none; use a guide with a density at every "
+                "site of the model, or `free_bits=0`"
+            )
         term = site.log_q if site.p is None else _site_kl(site, free_bits)
         total = total + term  # type: ignore[operator]  # every latent site has a log_q
     return total

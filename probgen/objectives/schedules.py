@@ -40,6 +40,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         positive_int("steps", self.steps)
+        _check_ends(self.start, self.end)
 
     def __call__(self, step: int) -> float:
         """The value at a step, from 0."""
@@ -76,8 +77,9 @@ class Cyclical:
 
     def __post_init__(self) -> None:
         positive_int("period", self.period)
-        if not 0.0 < self.ramp <= 1.0:
+        if not _is_number(self.ramp) or not 0.0 < self.ramp <= 1.0:
             raise ArgumentError(f"`ramp` must be above 0 and at most 1, got {self.ramp!r}")
+        _check_ends(self.start, self.end)
 
     def __call__(self, step: int) -> float:
         """The value at a step, from 0."""
@@ -85,6 +87,16 @@ class Cyclical:
 
 
 SCHEDULES = {"linear": Linear, "cyclical": Cyclical}
+
+
+def _check_ends(start: Any, end: Any) -> None:
+    for name, value in (("start", start), ("end", end)):
+        if not _is_number(value):
+            raise ArgumentError(f"`{name}` must be a finite number, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def make_schedule(name: str, value: Any) -> float | Schedule:
@@ -96,9 +108,10 @@ def make_schedule(name: str, value: Any) -> float | Schedule:
     if isinstance(value, str):
         value = _parsed(name, value)
     if callable(value):
-        value_at(name, value, 0)
+        for step in (0, getattr(value, "steps", 0)):  # a straight line is right in between if it is at both ends
+            value_at(name, value, step)
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if not _is_number(value) or value < 0:
         raise ArgumentError(f"`{name}` must be a finite number of at least 0 or a function of the step, got {value!r}")
     return value
 
@@ -120,14 +133,6 @@ def value_at(name: str, schedule: Schedule, step: int) -> float:
         ArgumentError: it is not a finite number of at least 0.
     """
     value = schedule(step)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if not _is_number(value) or value < 0:
         raise ArgumentError(f"`{name}` must return a finite number of at least 0, got {value!r} at step {step}")
     return float(value)
-
-
-def described(value: Any) -> str:
-    """A number or schedule in words that are the same in another process."""
-    text = repr(value)
-    return (
-        f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}" if " at 0x" in text else text
-    )

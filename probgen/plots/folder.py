@@ -1,15 +1,11 @@
 """The files of a comparison: settings, metrics, results, figure."""
 
-import functools
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from torch import Tensor
 
 from probgen.errors import ArgumentError
 
@@ -63,27 +59,3 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def describe(value: Any) -> Any:
-    """A JSON value that says what an object is, without addresses.
-
-    Example:
-        >>> describe(functools.partial(int, base=2))
-        {'call': 'builtins.int', 'args': [], 'kwargs': {'base': 2}}
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Tensor | np.ndarray):
-        return f"{type(value).__name__} {list(value.shape)} {value.dtype}"
-    if isinstance(value, functools.partial):
-        arguments = [describe(v) for v in value.args], {k: describe(v) for k, v in value.keywords.items()}
-        return {"call": describe(value.func), "args": arguments[0], "kwargs": arguments[1]}
-    if isinstance(value, dict):
-        return {str(k): describe(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [describe(v) for v in value]
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    text = repr(value)
-    return type(value).__qualname__ if " at 0x" in text else text

@@ -75,6 +75,8 @@ def require_finite_parameters(module: nn.Module) -> None:
     if not stands_alone():
         return
     parameters = dict(module.named_parameters())
+    if not parameters:
+        return
     largest = torch.stack(torch._foreach_norm([value.detach() for value in parameters.values()], math.inf))
     if not bool(torch.isfinite(largest).all()):
         where = bad_parameter(parameters)

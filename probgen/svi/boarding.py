@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probgen.config import describe
 from probgen.data.batches import Batches, Stream
 from probgen.errors import ArgumentError
 from probgen.programs.modules import mode
@@ -33,6 +34,7 @@ def board(svi: SVI, batches: Batches | Stream, held_out: Batches | Stream | None
     svi.check_pair(terms, first)
     check = BatchCheck(svi.pair, terms, *first, svi.device)
     svi.group.check_shares(batches)
+    svi.group.check_lengths(batches)
     if held_out is not None:
         _try_held_out(svi, held_out)
     if svi.schedule is not None:
@@ -71,8 +73,10 @@ def settings_of(
         "objective": repr(svi.objective),
         "batch_size": int(batch_size) if isinstance(batches, Batches) else None,
         "seed": None if seed is None else int(seed),
+        "schedule": describe(svi.schedule),
         "max_grad_norm": svi.max_grad_norm,
         "ema_decay": svi.ema_decay,
+        "device": svi.device.type,
         "devices": svi.group.size,
         "precision": svi.precision,
         "data": fingerprint(batches),

@@ -46,7 +46,12 @@ class Interruption:
             signal.signal(number, handler)
         self._before = {}
 
-    def leave(self, message: str | None) -> NoReturn:
+    @property
+    def signals(self) -> tuple[bool, bool]:
+        """Whether the process has been interrupted, and whether it has been terminated."""
+        return self.asked == signal.SIGINT, self.asked == signal.SIGTERM
+
+    def leave(self, message: str | None, *, terminated: bool) -> NoReturn:
         """Says so on standard error, and ends as the signal would have ended the process.
 
         Raises:
@@ -55,6 +60,6 @@ class Interruption:
         """
         if message is not None:
             print(message, file=sys.stderr, flush=True)
-        if self.asked == signal.SIGTERM:
+        if terminated:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt(message or "")

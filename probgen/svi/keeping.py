@@ -4,7 +4,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Keeper:
     def _look(self, resume: bool | int) -> None:
         if self.run_dir.exists() and not self.run_dir.is_dir():
             raise ArgumentError(f"`run_dir`: '{self.run_dir}' is a file; name a folder")
+        self._found = self.checkpoints.pointer()
         if resume is False:
             self._refuse_another_run()
             return
@@ -81,6 +83,11 @@ class Keeper:
             make_folder_synced(self.run_dir)
             self._lock = open_unfollowed(self.run_dir / LOCK, os.O_RDWR | os.O_CREAT)
             _lock(self._lock, self.run_dir)
+            if self.checkpoints.pointer() != self._found:
+                raise ArgumentError(
+                    f"`run_dir`: another process has trained in '{self.run_dir}' just now; call again to go on from "
+                    "where it is"
+                )
             kept, self._rows = _first_lines(self.run_dir / METRICS, rows)
             if self.saved is not None and self._goes_back:
                 self.checkpoints.go_back(self.saved)
@@ -149,6 +156,30 @@ def keeper_of(run_dir: Any, resume: Any) -> Keeper | None:
     return Keeper(run_dir, resume)
 
 
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made where it is missing.
+
+    The lock is the process's: a :class:`Keeper` in the body takes it too, and lets it go when it closes.
+
+    Raises:
+        ArgumentError: another process is at work there.
+        CheckpointError: the folder cannot be written to.
+    """
+    try:
+        make_folder_synced(run_dir)
+        descriptor = None if fcntl is None else open_unfollowed(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise CheckpointError(f"`run_dir`: '{run_dir}' cannot be written to: {error.strerror or error}") from error
+    try:
+        if descriptor is not None:
+            _lock(descriptor, run_dir)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def _lock(descriptor: int, run_dir: Path) -> None:
     if fcntl is None:
         return
@@ -168,10 +199,10 @@ def _first_lines(path: Path, count: int) -> tuple[bytes, int]:
     for row in range(count):
         after = content.find(b"\n", end) + 1
         if after == 0 and end == len(content):  # somebody has shortened it; those that come are appended
-            return content, row
+            return content.removesuffix(b"\n") + b"\n" if row else b"", row
         try:
             strict_json.decode(content[end : after or None], path)
         except CheckpointError as error:
             raise CheckpointError(f"{error} (line {row + 1}); remove the file to go on without it") from error
         end = after or len(content)
-    return content[:end], count
+    return content[:end].removesuffix(b"\n") + b"\n", count  # a last line whose end is missing gets one

@@ -27,6 +27,7 @@ from probgen.svi.capture import CapturedSeat
 from probgen.svi.divergence import refuse_step
 from probgen.svi.fetch import Fetched
 from probgen.svi.keeping import keeper_of
+from probgen.svi.order import reseeded
 from probgen.svi.parallel import local_device, processes
 from probgen.svi.plan import Callback, Plan
 from probgen.svi.players import OptimFactory, Seat, check_optim, seat
@@ -53,7 +54,7 @@ class SVI:
             :meth:`averaged_parameters`.
         precision: ``"full"``, or ``"bfloat16"``: networks that are parts of the programs train under autocast, several
             times as fast where the hardware multiplies bfloat16; parameters, samples and densities stay float32, and
-            held-out bounds are in full precision.
+            held-out bounds are in full precision. Programs themselves and ``PyroModule`` layers compute as before.
         accelerator: ``"auto"`` (CUDA where it is), or a device name such as ``"cpu"`` or ``"cuda:1"``. Programs that
             are modules, or methods of modules, are moved there at once; what a function uses stays where it is.
         devices: how many processes train together, each on its share of every minibatch: start the script by
@@ -117,8 +118,6 @@ class SVI:
         self._reduced = Reduced(self.modules, self.device) if precision == "bfloat16" else None
         for module in self.modules:
             module.to(self.device)
-
-    # --- one step --------------------------------------------------------------------------------------------
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One step of every player on one minibatch; tensors and arrays are moved to the device.
@@ -207,7 +206,9 @@ class SVI:
         self.objective.at_step(self.state.step)
         for player, differentiate in zip(self.seats, self._differentiate, strict=True):
             for _ in range(player.player.steps):
-                total, report, gradients = self.group.summed(differentiate(*args, **kwargs), args, kwargs)
+                total, report, gradients = self.group.summed(
+                    differentiate(*args, **kwargs), player.parameters, args, kwargs
+                )
                 gradient = player.measure(gradients)
                 first = fetched is None
                 fetched = Fetched(total, gradient, report, self.state.step + 1, args, kwargs)
@@ -220,8 +221,6 @@ class SVI:
         if self._average is not None:
             self._average.update()
         return fetched  # type: ignore[return-value]  # there is always a player
-
-    # --- a run -----------------------------------------------------------------------------------------------
 
     def run(
         self,
@@ -248,8 +247,8 @@ class SVI:
             batch_size: data per step, for data in memory.
             num_epochs: passes over the data; either this or ``num_steps``.
             num_steps: optimizer steps.
-            seed: seeds noise, order and binarization, and restores the generators; None draws from the global ones. An
-                iterable with a generator of its own keeps it.
+            seed: seeds noise, order and binarization, and restores the generators; None draws from the global ones. A
+                DataLoader or sampler with a generator of its own keeps it.
             eval_data: held-out data, whose bound is measured after each epoch; in one batch where weights are joint.
             patience: ends the run after this many epochs without a better held-out bound, and goes back to the
                 parameters of the best one, with their average and the modules' buffers.
@@ -261,7 +260,9 @@ class SVI:
                 Ctrl-C and SIGTERM then save before they end the run.
             resume: go on with the run in ``run_dir``, to bitwise the same end as if it had not been interrupted; a
                 number goes on from the checkpoint of that step. Pass the same pair, data, optimizer and options; a
-                larger ``num_epochs`` or ``num_steps`` makes the run longer. A folder without checkpoint begins anew.
+                larger ``num_epochs`` or ``num_steps`` makes the run longer. A folder without checkpoint begins anew. A
+                stream is skipped to where it stood; its order must follow from the global generators, from those of
+                a DataLoader and its samplers, or from ``set_epoch``: what workers keep between epochs is not seen.
 
         Returns:
             ``(params, state, losses)``; of a run that was resumed, the losses of all its steps.
@@ -301,7 +302,8 @@ class SVI:
         """
         total, count = 0.0, 0
         exact = nullcontext() if self._reduced is None else self._reduced.suspended()
-        with seeded(0), mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad(), exact:
+        fixed = reseeded(held_out)
+        with seeded(0), fixed, mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad(), exact:
             generator = torch.Generator(self.device).manual_seed(0)
             for batch in held_out.epoch(generator):
                 args, kwargs = as_call(batch)
@@ -309,6 +311,8 @@ class SVI:
                 bound = self.pair.estimate_from(args, kwargs, validate=isinstance(held_out, Stream)).bound
                 total += bound.mean().item() * size
                 count += size
+        if isinstance(held_out, Stream):  # of which each process has its share; data in memory each has all of
+            total, count = self.group.added(total, count)
         return self.group.number(total / count)
 
     @contextmanager

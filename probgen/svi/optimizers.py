@@ -157,20 +157,31 @@ def _groups(optimizer: torch.optim.Optimizer, saved: Any) -> Groups:
         raise ValueError(f"there are {len(saved)} groups")
     flexible = not _is_of_torch(optimizer)
     groups = []
-    for now, before in zip(present, saved, strict=True):
+    for now, before, now_group in zip(present, saved, optimizer.param_groups, strict=True):
         if before.keys() != now.keys() - {"params"}:
             raise KeyError(f"the options are {sorted(before)}")
         options = {key: _like(key, now[key], value, flexible=flexible) for key, value in before.items()}
         if not flexible:
-            _require_in_range(type(optimizer), options)
+            _require_in_range(type(optimizer), now_group["params"], options)
         groups.append(options | {"params": now["params"]})
     return groups
 
 
-def _require_in_range(kind: type[torch.optim.Optimizer], options: Mapping[str, Any]) -> None:
+def _require_in_range(kind: type[torch.optim.Optimizer], parameters: list[Tensor], options: Mapping[str, Any]) -> None:
     """Raises the ValueError that torch raises for options out of range."""
     known = inspect.signature(kind).parameters
-    kind([torch.zeros(1, requires_grad=True)], **{key: value for key, value in options.items() if key in known})
+    kind(parameters, **{key: value for key, value in options.items() if key in known})
+
+
+def load(optimizer: torch.optim.Optimizer, packed: dict[str, Any]) -> None:
+    """Puts an optimizer where :func:`check` says; torch alone would cast counters to the dtype of their parameter."""
+    optimizer.load_state_dict(packed)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, members in packed["state"].items():
+        state = optimizer.state[parameters[index]]
+        for name, value in members.items():
+            if isinstance(value, Tensor) and state[name].dtype != value.dtype:
+                state[name] = value.to(state[name].device)
 
 
 def _class_of(optimizer: torch.optim.Optimizer) -> str:

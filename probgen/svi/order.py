@@ -1,6 +1,7 @@
 """The order in which batches come, and where in it a run stands."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probgen.data.batches import Batches, Stream
-from probgen.errors import ArgumentError, CheckpointError
+from probgen.errors import ArgumentError, CheckpointError, DataError
 from probgen.seeding import MAX_SEED, preserved_rng, rng_tensors, set_rng_tensors
 from probgen.svi.parallel import Alone
 
@@ -46,8 +47,15 @@ class Order:
         if self._group.rank > 0:
             pyro.set_rng_seed((int(seed.item()) + self._group.rank) % MAX_SEED)
 
-    def epoch(self) -> Iterator[Any]:
-        """The batches of an epoch, or of its rest after :meth:`restore`."""
+    def epoch(self, number: int) -> Iterator[Any]:
+        """The batches of an epoch, or of its rest after :meth:`restore`.
+
+        Args:
+            number: how many epochs there were before; samplers that shuffle by it, as ``DistributedSampler``, are told.
+        """
+        for sampler in _samplers_of(self._source):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(number)
         if self._began is not None:
             self._set(self._began)
         else:
@@ -59,16 +67,35 @@ class Order:
         if self._now is not None:
             set_rng_tensors(self._now)
             self._now = None
-        for batch in batches:
+        for batch in self._together(batches):
             self.cursor += 1  # seen from here on: who saves does so after the step
             yield batch if isinstance(self._source, Stream) else self._group.share(batch)
         self.end()
 
+    def _together(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; of several processes with streams of their own, only as long as each has another one.
+
+        Raises:
+            DataError: one process's stream has ended before another's.
+        """
+        if self._group.size == 1 or not isinstance(self._source, Stream):
+            yield from batches
+            return
+        while True:
+            batch = next(batches, _END)
+            some, ended = self._group.any(batch is not _END, batch is _END)
+            if some and ended:
+                raise DataError(
+                    f"the processes' streams differ in length: some have ended after {self.cursor} batches; give each "
+                    "as many, as `DistributedSampler` does"
+                )
+            if ended:
+                return
+            yield batch
+
     def end(self) -> None:
         """The epoch is over, also where steps have run out."""
         self.cursor, self._began = 0, None
-
-    # --- what a checkpoint holds -----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
         """The generators now, and at the start of the epoch that is under way."""
@@ -116,12 +143,34 @@ class Order:
             raise CheckpointError(f"the states of the data's generators are damaged: {error!r}") from error
 
 
+@contextmanager
+def reseeded(source: Batches | Stream) -> Iterator[None]:
+    """Runs its body with the source's own generators at seed 0, and puts them back."""
+    own = _generators_of(source)
+    before = [generator.get_state() for generator in own]
+    for generator in own:
+        generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        for generator, state in zip(own, before, strict=True):
+            generator.set_state(state)
+
+
+def _samplers_of(source: Batches | Stream) -> list[Any]:
+    """A DataLoader's samplers; none of data in memory."""
+    if isinstance(source, Batches):
+        return []
+    batches = getattr(source.data, "batch_sampler", None)
+    found = (getattr(source.data, "sampler", None), batches, getattr(batches, "sampler", None))
+    return [sampler for sampler in found if sampler is not None]
+
+
 def _generators_of(source: Batches | Stream) -> list[torch.Generator]:
     """The generators of a DataLoader and its samplers, where they have one of their own."""
     if isinstance(source, Batches):
         return []
-    data = source.data
-    holders = (data, getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None))
+    holders = (source.data, *_samplers_of(source))
     found = (getattr(holder, "generator", None) for holder in holders)
     unique = {id(generator): generator for generator in found if isinstance(generator, torch.Generator)}
     return list(unique.values())

@@ -14,7 +14,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from probgen.data.batches import Batches, Call, Stream, size_of
-from probgen.errors import ArgumentError, UnsupportedObjective
+from probgen.errors import ArgumentError, DataError, UnsupportedObjective
 from probgen.objectives import PairLoss, Player
 from probgen.programs import PairTerms
 from probgen.svi.players import Differentiated
@@ -32,9 +32,16 @@ class Alone:
         """The number of the first process."""
         return value
 
+    def added(self, *numbers: float) -> tuple[float, ...]:
+        """The sums of numbers over the processes."""
+        return numbers
+
     def any(self, *wishes: bool) -> tuple[bool, ...]:
         """Which wishes some process has."""
         return wishes
+
+    def check_lengths(self, batches: Batches | Stream) -> None:
+        """Refuses streams of different lengths."""
 
     def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of all processes, under their ranks."""
@@ -44,7 +51,9 @@ class Alone:
         """This process's part of a batch."""
         return batch
 
-    def summed(self, result: Differentiated, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Differentiated:
+    def summed(
+        self, result: Differentiated, parameters: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Differentiated:
         """Loss, report and gradient of the whole minibatch from those of this process's share of it."""
         return result
 
@@ -89,6 +98,26 @@ class Together(Alone):
         distributed.broadcast(tensor, 0)
         return tensor.item()
 
+    def added(self, *numbers: float) -> tuple[float, ...]:
+        """The sums of numbers over the processes."""
+        total = torch.tensor(numbers, dtype=torch.float64, device=self._device)
+        distributed.all_reduce(total)
+        return tuple(total.tolist())
+
+    def check_lengths(self, batches: Batches | Stream) -> None:
+        """Refuses streams of different lengths, where they know it.
+
+        Raises:
+            DataError: they differ.
+        """
+        if isinstance(batches, Stream):
+            length = len(batches) if hasattr(batches.data, "__len__") else 0
+            if self.any(self.number(length) != length)[0]:
+                raise DataError(
+                    f"the processes' streams differ in length, this one has {length} batches; give each as many, as "
+                    "`DistributedSampler` does"
+                )
+
     def any(self, *wishes: bool) -> tuple[bool, ...]:
         """Which wishes some process has."""
         votes = torch.tensor(wishes, dtype=torch.int32, device=self._device)
@@ -120,7 +149,9 @@ class Together(Alone):
         return batch[self.rank :: self.size]
 
     @torch.no_grad()
-    def summed(self, result: Differentiated, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Differentiated:
+    def summed(
+        self, result: Differentiated, parameters: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Differentiated:
         """Loss, report and gradient of the whole minibatch from those of this process's share of it.
 
         With ``l_r`` the loss on the ``b_r`` data of process r: the sum of ``l_r``; or that of ``b_r l_r`` over that of
@@ -129,19 +160,20 @@ class Together(Alone):
         total, report, gradients = result
         count = size_of((*args, *kwargs.values()))
         weight = count if self.subsampled else 1
-        present = [gradient for gradient in gradients if gradient is not None]
         numbers = torch.stack([total * weight, *(value.to(total) * count for value in report.values())])
-        packed = [numbers, total.new_full((1,), count), *(gradient.flatten() * weight for gradient in present)]
+        used = total.new_tensor([gradient is not None for gradient in gradients])  # a share may leave some out
+        filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+        packed = [numbers, total.new_full((1,), count), used, *(gradient.flatten() * weight for gradient in filled)]
         for dtype in {tensor.dtype for tensor in packed}:  # one message for each dtype; mostly one in all
             members = [i for i, tensor in enumerate(packed) if tensor.dtype == dtype]
             flat = torch.cat([packed[i] for i in members])
             distributed.all_reduce(flat)
             for i, part in zip(members, flat.split([packed[i].numel() for i in members]), strict=True):
                 packed[i] = part
-        numbers, counts, *flats = packed
+        numbers, counts, used, *flats = packed
         share = counts if self.subsampled else torch.ones_like(counts)
-        summed = iter(flat / share.to(flat) if self.subsampled else flat for flat in flats)
-        whole = tuple(None if g is None else next(summed).view_as(g) for g in gradients)
+        sums = [flat / share.to(flat) if self.subsampled else flat for flat in flats]
+        whole = tuple(s.view_as(p) if u > 0 else None for s, p, u in zip(sums, parameters, used.tolist(), strict=True))
         means = dict(zip(report, (numbers[1:] / counts).unbind(), strict=True))
         return (numbers[:1] / share).squeeze(0), means, whole
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from probgen.arguments import positive_int
 from probgen.errors import ArgumentError
@@ -38,18 +39,29 @@ def warmup_cosine(warmup_steps: int = 0, *, final: float = 0.0) -> Schedule:
     if not 0.0 <= final <= 1.0:
         raise ArgumentError(f"`final` must be in [0, 1], got {final}")
 
-    def schedule(step: int, total_steps: int | None) -> float:
+    return _WarmupCosine(warmup_steps, float(final))
+
+
+@dataclass(frozen=True)
+class _WarmupCosine:
+    """What :func:`warmup_cosine` returns: a value, so that a resumed run can tell whether it is the same."""
+
+    warmup_steps: int
+    final: float
+
+    def __call__(self, step: int, total_steps: int | None) -> float:
         if total_steps is None:
             raise ArgumentError(
                 "a cosine schedule needs the number of steps: train with `SVI.run`, and by `num_steps` if the data do "
                 "not know their length"
             )
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        progress = min(1.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps))
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
-    return schedule
+    def __repr__(self) -> str:
+        return f"warmup_cosine({self.warmup_steps}, final={self.final})"
 
 
 def multiplier(schedule: Schedule, step: int, total_steps: int | None) -> float:

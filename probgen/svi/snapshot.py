@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def take(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "settings": training.settings,
         "step": svi.state.step,
         "epoch": svi.state.epoch,
-        "best_bound": svi.state.best_bound,
+        "best_bound": None if svi.state.best_bound is None else repr(svi.state.best_bound),  # may be -inf
         "best_step": svi.state.best_step,
         "stopped": svi.state.stopped,
         "plan": _plan(training),
@@ -145,7 +146,7 @@ def _restorer(saved: Saved, training: Training) -> Callable[[], None]:
     def restore() -> None:
         write(list(present.values()), list(tensors.values()))
         for seat in svi.seats:
-            seat.optimizer.load_state_dict(states[seat.player.name])
+            optimizers.load(seat.optimizer, states[seat.player.name])
         for name, values in curves.items():
             setattr(training, name, values)
         for name, value in state.items():
@@ -196,11 +197,22 @@ def _state(saved: Saved) -> dict[str, Any]:
         raise CheckpointError(f"`plan` is {shown(plan)}")
     if values["stopped"] not in STOPPED:
         raise CheckpointError(f"`stopped` is {shown(values['stopped'])}")
-    bound, step = (saved.state.get(name) for name in ("best_bound", "best_step"))
-    known = type(bound) is float and type(step) is int and 0 <= step <= values["step"]
-    if not known and (bound is not None or step is not None):
-        raise CheckpointError(f"the best held-out bound is {shown((bound, step))}")
+    text, step = (saved.state.get(name) for name in ("best_bound", "best_step"))
+    if text is None and step is None:
+        return values | {"best_bound": None, "best_step": None}
+    bound = _number(text)
+    if bound is None or type(step) is not int or not 0 <= step <= values["step"]:
+        raise CheckpointError(f"the best held-out bound is {shown((text, step))}")
     return values | {"best_bound": bound, "best_step": step}
+
+
+def _number(text: Any) -> float | None:
+    """The number below infinity that a short text is, or None."""
+    try:
+        value = float(text) if isinstance(text, str) and len(text) < 32 else math.nan
+    except ValueError:
+        return None
+    return value if value < math.inf else None
 
 
 def _check_position(

@@ -106,7 +106,7 @@ class Training:
                 self._open(0)
                 self._save()
         self._started = time.perf_counter() - self.position.elapsed
-        return keeper is not None and keeper.saved is not None and is_over(keeper.saved, self)
+        return keeper is not None and keeper.saved is not None and (self._done() or is_over(keeper.saved, self))
 
     def _open(self, rows: int) -> None:
         self.svi.group.any()  # nobody looks into the folder any more
@@ -129,8 +129,7 @@ class Training:
             require_finite(self.svi.parameters, self.svi.state.step)
             if self._keeper is not None:
                 self._save()
-                if any(self.svi.group.any(self._interruption.asked is not None)):
-                    self._leave()
+                self._leave_if_asked(*self.svi.group.any(*self._interruption.signals))
 
     def _done(self) -> bool:
         """Whether nothing is left to do; a run that is gone on with may have done more than it is asked for now."""
@@ -141,7 +140,7 @@ class Training:
         """Takes steps until the data or ``num_steps`` are through."""
         complete = True
         with mode(self.svi.modules, training=True):
-            for batch in self.order.epoch():
+            for batch in self.order.epoch(self.svi.state.epoch):
                 self._step(batch)
                 if self.position.steps == self.plan.num_steps:
                     complete = self.order.cursor == length_of(self.batches)
@@ -168,20 +167,20 @@ class Training:
         if self._keeper is None:
             return
         group = self.svi.group
-        due, asked = group.any(
-            group.rank == 0 and self._keeper.checkpoints.due, self._interruption.asked is not None
-        )  # one process alone must not save, or leave
-        if due or asked:
+        wishes = group.any(group.rank == 0 and self._keeper.checkpoints.due, *self._interruption.signals)
+        if any(wishes):  # of whichever process: one alone must neither save nor leave
             self._save()
-        if asked:
-            self._leave()
+        self._leave_if_asked(*wishes[1:])
 
-    def _leave(self) -> None:
-        """Ends as the signal that has come would end the process."""
+    def _leave_if_asked(self, interrupted: bool, terminated: bool) -> None:
+        """Ends as the signal that has come, to whichever process, would end this one."""
+        if not interrupted and not terminated:
+            return
         self._progress.close()
         where = self._keeper.run_dir  # type: ignore[union-attr]  # only where there is one
         message = f"saved at step {self.svi.state.step}; `resume=True` (`probgen resume {where}`) goes on from there"
-        self._interruption.leave(f"probgen: {message}" if self.svi.group.rank == 0 else None)
+        first = self.svi.group.rank == 0
+        self._interruption.leave(f"probgen: {message}" if first else None, terminated=terminated)
 
     def _save(self) -> None:
         self._collect(keep=0)

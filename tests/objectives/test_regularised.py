@@ -125,6 +125,9 @@ def test_refusals_of_free_bits():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.MultivariateNormal(torch.zeros(3), torch.eye(3)))
 
+    auto = pyro.infer.autoguide.AutoNormal(model)
+    with pytest.raises(UnsupportedObjective, match="as an auxiliary site or a function of other sites"):
+        ELBO(kl="analytic", free_bits=0.1)(model, auto)(X)
     with pytest.raises(UnsupportedObjective, match="site 'z', but MultivariateNormal does not factorise"):
         ELBO(kl="analytic", free_bits=0.1)(model, full)(X)
 
@@ -177,9 +180,24 @@ def test_pyro_s_own_loop_counts_steps():
     svi = pyro.infer.SVI(model, Guide(), pyro.optim.SGD({"lr": 1e-3}), objective)
     betas = []
     for _ in range(4):
-        betas.append(float(objective._beta))
         svi.step(X)
+        betas.append(float(objective._beta))
     assert betas == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_pyro_s_loop_starts_its_own_count():
+    """After training with ours, the first step of Pyro's loop is step 0 again."""
+    objective = ELBO(beta=Linear(10))
+    SVI(model, Guide(), functools.partial(torch.optim.SGD, lr=1e-3), objective).run(X, num_steps=6, progress=False)
+    pyro.infer.SVI(model, Guide(), pyro.optim.SGD({"lr": 1e-3}), objective).step(X)
+    assert objective._beta == 0.0
+
+
+def test_a_schedule_keeps_the_digits_of_its_numbers():
+    pyro.set_rng_seed(2)
+    scheduled = ELBO(beta=Linear(5, 0.1, 0.1))(model, Guide()).estimate(X).value
+    pyro.set_rng_seed(2)
+    torch.testing.assert_close(scheduled, ELBO(beta=0.1)(model, Guide()).estimate(X).value, rtol=1e-15, atol=0)
 
 
 def test_the_plain_bound_stands_beside(assert_mean):
@@ -204,6 +222,10 @@ def test_refusals_of_schedules():
         ELBO(beta="linear:step=3")
     with pytest.raises(ArgumentError, match="`steps` must be"):
         Linear(0)
+    with pytest.raises(ArgumentError, match=r"must return a finite number of at least 0, got -1\.0 at step 3"):
+        ELBO(beta=Linear(3, end=-1.0))
+    with pytest.raises(ArgumentError, match="`beta`: `end` must be a finite number, got 'a'"):
+        ELBO(beta="linear:steps=10,end=a")
     with pytest.raises(ArgumentError, match="`ramp` must be above 0"):
         Cyclical(4, 0.0)
     with pytest.raises(

@@ -109,7 +109,9 @@ def everything(devices, rank, folder):
         "stream": result(*regression(devices, source="stream")),
         "steps": steps(devices),
         "held out": result(*regression(devices, eval_data=data(), patience=2)),
+        "held out stream": result(*regression(devices, source="stream", eval_data=shares(devices, rank))),
         "captured": result(*regression_captured(devices)),
+        "left out": result(*left_out(devices)),
     }
     if devices > 1:
         found["weights"] = result(*vae(devices, seed=rank))  # from other weights in each process
@@ -130,6 +132,8 @@ def everything(devices, rank, folder):
             refused(lambda: SVI(Regression(), None, adam, MaximumLikelihood(), devices=3)),
             refused(lambda: regression(devices, batch_size=21)),
             refused(joint),
+            refused(lambda: uneven(rank, list)),
+            refused(lambda: uneven(rank, Endless)),
         ]
     return found
 
@@ -137,6 +141,52 @@ def everything(devices, rank, folder):
 def regression_captured(devices):
     svi = SVI(Regression(), None, adam, MaximumLikelihood(), devices=devices, capture=True)
     return svi, svi.run(data(), batch_size=8, num_epochs=2, seed=3, progress=False)
+
+
+def shares(devices, rank):
+    """Held-out batches, of which each process has every other row."""
+    x, y = data()
+    return [(a[rank::devices], b[rank::devices]) for a, b in zip(x.split(11), y.split(11), strict=True)]
+
+
+class Endless:
+    """A stream that does not know its length."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def uneven(rank, kind):
+    """Streams of another length in each process."""
+    batches = list(zip(*(values.split(4) for values in data()), strict=True))[: 3 + rank]
+    SVI(Regression(), None, adam, MaximumLikelihood(), devices=2).run(kind(batches), num_epochs=2, progress=False)
+
+
+class Branching(Regression):
+    """Leaves a parameter out where a share's data are all of one sign."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, y):
+        loc = x @ self.weight
+        if bool((x[:, 0] > 0).any()):
+            loc = loc + (x[:, 0] > 0) * self.bias
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+
+def left_out(devices):
+    """Every other datum is positive, so that one process of two leaves the bias out."""
+    x, y = data()
+    x[:, 0] = x[:, 0].abs() * torch.tensor([1.0, -1.0]).repeat(11)
+    svi = SVI(Branching(), None, adam, MaximumLikelihood(), devices=devices)
+    batches = [batch if devices == 1 else svi.group.share(batch) for batch in zip(x.split(8), y.split(8), strict=True)]
+    return svi, svi.run(batches, num_epochs=3, progress=False)
 
 
 def joint():

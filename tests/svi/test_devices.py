@@ -14,6 +14,7 @@ from probgen.errors import ArgumentError
 from probgen.models import VAE
 from probgen.objectives import MaximumLikelihood
 
+CASES = ["plain", "subsampled", "stream", "steps", "held out", "held out stream", "captured", "left out"]
 SCRIPT = Path(__file__).with_name("devices_script.py")
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
@@ -37,7 +38,7 @@ def runs(tmp_path_factory):
     return [json.loads((folder / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")]
 
 
-@pytest.mark.parametrize("case", ["plain", "subsampled", "stream", "steps", "held out", "captured"])
+@pytest.mark.parametrize("case", CASES)
 def test_without_noise_they_equal_one_process(runs, case):
     one, first, second = (run[case] for run in runs)
     assert first == second
@@ -71,7 +72,11 @@ def test_callbacks_are_the_first_one_s(runs):
 
 
 def test_refusals(runs):
-    world, batch, joint = runs[1]["refused"]
+    world, batch, joint, *uneven = runs[1]["refused"]
+    for message, where in zip(uneven, ("3 batches", "after 3 batches"), strict=True):
+        assert message.startswith("DataError: the processes' streams differ in length")
+        assert where in message
+    assert all(message.startswith("DataError: the processes' streams") for message in runs[2]["refused"][3:])
     assert world.startswith("ArgumentError: `devices=3` needs as many processes, but there are 2: start the script by")
     assert batch.startswith("ArgumentError: a minibatch of 1 data cannot be shared by 2 processes")
     assert joint.startswith("UnsupportedObjective: the weights of this pair are joint over the data")
