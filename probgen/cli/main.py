@@ -3,6 +3,7 @@
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated, Any, Union
 
 import tyro
@@ -10,10 +11,12 @@ import tyro
 from probgen import __version__
 from probgen.cli.compare_command import Compare
 from probgen.cli.config_option import config_path, defaults_from
+from probgen.cli.hints import spec_hints
 from probgen.cli.list_command import List
 from probgen.cli.run_commands import Evaluate, Interpolate, Plot, Reconstruct, Sample, Score
 from probgen.cli.train_command import EXCLUDED, Resume, Train
 from probgen.errors import ProbgenError
+from probgen.runs.settings import MODEL
 
 FAILED, INTERRUPTED = 2, 130
 
@@ -93,12 +96,19 @@ def _parse(arguments: list[str]) -> Any:
         overview = [tyro.conf.subcommand(each, description=summary) for each, (_, summary) in COMMANDS.items()]
         kinds = [Annotated[cls, shown] for (cls, _), shown in zip(COMMANDS.values(), overview, strict=True)]
     commands: Any = Union[tuple(kinds)]  # noqa: UP007  # made at run time
-    return tyro.cli(
-        commands,
-        prog="probgen",
-        description="Latent-variable models as Pyro (model, guide) pairs.",
-        args=arguments or ["--help"],
-    )
+    try:
+        return tyro.cli(
+            commands,
+            prog="probgen",
+            description="Latent-variable models as Pyro (model, guide) pairs.",
+            args=arguments or ["--help"],
+        )
+    except SystemExit as end:
+        if end.code and name in CONFIGURED:
+            options = [field.name for field in fields(COMMANDS[name][0])]
+            for line in spec_hints(arguments[1:], options, MODEL):
+                _say(line)
+        raise
 
 
 def _command(name: str, arguments: list[str]) -> Any:

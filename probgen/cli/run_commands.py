@@ -159,7 +159,8 @@ class Sample(OnRun):
     """The class to draw, of a conditional model; None for every class in turn."""
 
     output: str = "samples.npz"
-    """The file; arrays x, the latent sites, and mean, which is E[x | z]."""
+    """The file; arrays x, the latent sites, and mean, which is E[x | z], or of categories their mode; left out where it
+    is not known."""
 
     def run(self) -> None:
         """Draws and writes.
@@ -182,7 +183,8 @@ class Reconstruct(OnData):
     """How many of the data, from the first."""
 
     output: str = "reconstructions.npz"
-    """The file; arrays x, the latent sites as drawn by the guide, and mean, which is E[x | z]."""
+    """The file; arrays x, the latent sites as drawn by the guide, and mean, which is E[x | z], or of categories their
+    mode."""
 
     def run(self) -> None:
         """Draws and writes.
@@ -208,7 +210,8 @@ class Interpolate(OnData):
     """Points on each way, the two ends included."""
 
     output: str = "interpolation.npz"
-    """The file; arrays x, which are means of p(x | z), and for each of its rows pair, from, to and the place t."""
+    """The file; arrays x, which are means of p(x | z) or of categories modes, and for each of its rows pair, from, to
+    and the place t."""
 
     def run(self) -> None:
         """Draws and writes.
@@ -227,14 +230,16 @@ class Interpolate(OnData):
 class Plot:
     """Draw the figures of a run again, and the training curves of several runs together.
 
-    Figures of a run go to its own folder; curves of several, and of comparisons, to --output.
+    Figures of a run go to its own folder, where they are drawn again, or to --output; curves of several, and of
+    comparisons, to --output.
     """
 
     run_dirs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")]
     """Folders of runs or comparisons."""
 
-    output: str = "figures"
-    """Folder for training.png and training.csv of several runs."""
+    output: str | None = None
+    """Folder for the figures of one run, or for training.png and training.csv of several; None for figures/ in the
+    folder of the one, or here for those of several."""
 
     model: str | None = None
     """path.py:Name, for runs whose model is from a file."""
@@ -248,23 +253,34 @@ class Plot:
     curves_only: FlagCreatePairsOff[bool] = False
     """Draw the training curves alone."""
 
-    seed: int = 0
-    """Of the draws."""
+    seed: int | None = None
+    """Of the draws; None for 0."""
 
     overwrite: FlagCreatePairsOff[bool] = False
-    """Replace files that are there."""
+    """Replace files that are there, in --output."""
 
     debug: FlagCreatePairsOff[bool] = False
     """Show the traceback of an error."""
+
+    @property
+    def of_pairs(self) -> tuple[str, ...]:
+        """The options that are given and mean nothing to training curves."""
+        given = {"--model": self.model, "--guide": self.guide, "--seed": self.seed}
+        named = tuple(name for name, value in given.items() if value is not None)
+        return (*named, "--allow-changed") if self.allow_changed else named
 
     def run(self) -> None:
         """Draws and writes.
 
         Raises:
-            ProbgenError: a folder without metrics.
+            ProbgenError: a folder without metrics, or options of no use.
         """
         if not self.run_dirs:
             raise ArgumentError("`probgen plot` needs the folder of a run, such as `probgen plot runs/a runs/b`")
+        if self.curves_only and self.of_pairs:
+            raise ArgumentError(
+                f"`{self.of_pairs[0]}` is for the figures of a pair, which `--curves-only` leaves out; give one of them"
+            )
         from probgen.cli.plotting import plot
 
         plot(self)

@@ -50,6 +50,12 @@ class Train(TrainSettings):
         """
         if not self.run_dir.strip():
             raise ArgumentError("`--run-dir` must name a folder, such as runs/a")
+        if self.resume and self.overwrite:
+            raise ArgumentError("`--resume` goes on with a run and `--overwrite` replaces it; give one of them")
+        if self.allow_changed and not self.resume:
+            raise ArgumentError(
+                "`--allow-changed` is for a run that goes on, and a new one takes any file; leave it out"
+            )
         check_pair(self.model, self.guide, self.config)
         check_specs("objective", (self.objective,))
         from probgen.cli.training import run

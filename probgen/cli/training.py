@@ -7,9 +7,8 @@ from pathlib import Path
 from probgen.cli.store import in_own_store
 from probgen.cli.train_command import Resume, Train
 from probgen.data import sources
-from probgen.errors import ArgumentError
 from probgen.runs.figures import FIGURES, draw_run
-from probgen.runs.folder import require_free
+from probgen.runs.folder import recover
 from probgen.runs.loading import fill
 from probgen.runs.metrics import read_metrics
 from probgen.runs.program_files import is_file_spec
@@ -23,15 +22,22 @@ def run(options: Train) -> None:
     run_dir = Path(options.run_dir)
     settings = TrainSettings(**{f.name: getattr(options, f.name) for f in fields(TrainSettings)})
     settings = replace(settings, data=_located(settings.data))
-    if options.resume and options.overwrite:
-        raise ArgumentError("`--resume` goes on with a run and `--overwrite` replaces it; give one of them")
+    _recover(run_dir)
     if not options.resume:
-        require_free(run_dir, overwrite=options.overwrite)
         _finish(train(settings, run_dir, overwrite=options.overwrite), run_dir)
         return
     files = {kind: spec for kind in ("model", "guide") if is_file_spec(spec := getattr(options, kind))}
     kept, settings, opened = same_run(run_dir, settings, **files, allow_changed=options.allow_changed)
     _finish(go_on(kept, settings, opened), run_dir)
+
+
+def _recover(run_dir: Path) -> None:
+    if recover(run_dir):
+        print(
+            f"probgen: '{run_dir}' has the run again that a process had begun to replace, which was killed before its "
+            "first checkpoint",
+            file=sys.stderr,
+        )
 
 
 def _located(data: str) -> str:
@@ -43,6 +49,7 @@ def _located(data: str) -> str:
 def resume(options: Resume) -> None:
     """Goes on with a run, by its own settings."""
     run_dir = Path(options.run_dir)
+    _recover(run_dir)
     kept, settings, files = same_run(
         run_dir, model=options.model, guide=options.guide, allow_changed=options.allow_changed
     )

@@ -18,6 +18,7 @@ from probgen.runs.metrics import read_metrics
 from probgen.svi.preflight import first_batch
 
 FIGURES = "figures"
+OF_PAIRS = ("samples", "reconstructions", "latents", "traversal", "interpolation", "kl_per_latent")
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,33 @@ class Drawn:
     skipped: list[str]
 
 
+def figure_names(*, pair: bool) -> tuple[str, ...]:
+    """The names of what :func:`draw_run` may write.
+
+    Example:
+        >>> figure_names(pair=False)
+        ('training',)
+    """
+    return ("training", *OF_PAIRS) if pair else ("training",)
+
+
 def draw_run(
-    model: Program | None, guide: Program | None, data: Dataset | None, run_dir: Path, *, seed: int = 0
+    model: Program | None,
+    guide: Program | None,
+    data: Dataset | None,
+    run_dir: Path,
+    folder: Path | None = None,
+    *,
+    seed: int = 0,
 ) -> Drawn:
-    """Writes ``figures/<name>.png`` and ``.csv`` of a run.
+    """Writes ``<name>.png`` and ``.csv`` of a run's figures.
 
     Args:
         model: trained; None draws the training curves alone.
         guide: likewise, or None.
         data: that are shown.
         run_dir: the run's folder, with its metrics.
+        folder: for the figures; None for ``figures/`` in the run's.
         seed: of the draws.
     """
     jobs: dict[str, Callable[[], Drawing]] = {"training": lambda: plots.training(named_runs([run_dir]))}
@@ -53,7 +71,7 @@ def draw_run(
         drawn.skipped.append("no figures of latents or reconstructions: the pair has no guide, and no latent sites")
     for name, draw in jobs.items():
         try:
-            draw().save(run_dir / FIGURES, name)
+            draw().save(run_dir / FIGURES if folder is None else folder, name)
         except ProbgenError as error:
             drawn.skipped.append(f"no figure '{name}': {error}")
         else:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from probgen.programs import SiteTerm
 from probgen.programs.param_scope import Program
 
 Arrays = dict[str, npt.NDArray[Any]]
-MEAN = "mean"
 
 
 def generate(model: Program, count: int, *args: Any, seed: int | None = 0, **kwargs: Any) -> Arrays:
@@ -33,7 +33,8 @@ def generate(model: Program, count: int, *args: Any, seed: int | None = 0, **kwa
         **kwargs: likewise, by name.
 
     Returns:
-        Every site with one entry for each draw, by name, and ``mean``, E[x | z], where it is known; ``[count, ...]``.
+        Every site with one entry for each draw, by name, and the centre of p(x | z) where it is known, as ``mean`` or,
+        of a categorical distribution, ``mode``; ``[count, ...]``. A site of that name keeps it: then it is ``mean_``.
 
     Raises:
         ArgumentError: a count below 1.
@@ -74,7 +75,10 @@ def _draw(model: Program, batch: Batch) -> Arrays:
     if not drawn:
         raise ProgramError("the model has no sample site, so there is nothing to draw")
     shown = next((site for site in drawn if site.name in unobserved.names), drawn[-1])
-    return _arrays(drawn, shown, batch.size)
+    arrays = _arrays(drawn, shown, batch.size)
+    with suppress(ProgramError):  # its centre is not known
+        arrays |= _centre(shown, arrays)
+    return arrays
 
 
 def reconstruct(model: Program, guide: Program, data: Any, count: int, *, seed: int | None = 0) -> Arrays:
@@ -88,12 +92,12 @@ def reconstruct(model: Program, guide: Program, data: Any, count: int, *, seed: 
         seed: of the draws from the guide; None draws from Pyro's global generator.
 
     Returns:
-        The data under the name of their site, the latent sites as drawn by the guide, and ``mean``, E[x | z], each
-        ``[count, ...]``.
+        The data under the name of their site, the latent sites as drawn by the guide, and the centre of p(x | z) as in
+        :func:`generate`, each ``[count, ...]``.
 
     Raises:
         ArgumentError: a count below 1.
-        ProgramError: the pair has no latent site, fails, or its mean of p(x | z) is not known.
+        ProgramError: the pair has no latent site, fails, or the centre of p(x | z) is not known.
     """
     with looking(model, guide, seed):
         subject = read(model, guide, data, count, name="num_data")
@@ -103,19 +107,31 @@ def reconstruct(model: Program, guide: Program, data: Any, count: int, *, seed: 
         for chunk in subject.chunks:
             terms = run(model, guide, chunk)
             shown = observed_site(terms, chunk)
-            parts.append(_arrays([shown, *terms.latents], shown, chunk.size))
+            arrays = _arrays([shown, *terms.latents], shown, chunk.size)
+            parts.append(arrays | _centre(shown, arrays))
         return {name: values[:count] for name, values in _joined(parts).items()}
 
 
 def _arrays(sites: Iterable[SiteTerm], shown: SiteTerm, size: int) -> Arrays:
-    """The sites with an entry for each datum, and the mean of the one that is shown."""
+    """The sites with an entry for each datum, of which the one that is shown must be one."""
     arrays = {site.name: site.value for site in sites if site.value.dim() and len(site.value) == size}
     if shown.name not in arrays:
         raise ProgramError(
             f"site '{shown.name}' has shape {tuple(shown.value.shape)} for {size} data: the first axis must be theirs"
         )
-    arrays[MEAN] = centre(shown.p, shown.name)[0].expand(shown.value.shape)
     return {name: value.detach().cpu().numpy() for name, value in arrays.items()}
+
+
+def _centre(shown: SiteTerm, taken: Arrays) -> Arrays:
+    """The mean or mode of p(x | z), under a name that no site has.
+
+    Raises:
+        ProgramError: neither is known.
+    """
+    values, name = centre(shown.p, shown.name)
+    while name in taken:
+        name += "_"
+    return {name: values.expand(shown.value.shape).detach().cpu().numpy()}
 
 
 def _joined(parts: Iterable[Arrays]) -> Arrays:

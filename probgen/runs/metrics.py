@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from probgen.errors import ArgumentError, DataFileError
-
-METRICS = "metrics.jsonl"
-MAX_BYTES = 1 << 28
+from probgen.svi.keeping import METRICS, METRICS_LIMIT
 
 Rows = list[dict[str, Any]]
 
@@ -29,12 +27,12 @@ def read_metrics(run_dir: Path) -> dict[str, Rows]:
     """
     path = run_dir / METRICS
     try:
-        content = path.read_bytes()[: MAX_BYTES + 1]
+        content = path.read_bytes()[: METRICS_LIMIT + 1]
     except OSError as error:
         what = "does not exist" if not run_dir.exists() else f"has no {METRICS}"
         raise ArgumentError(f"'{run_dir}' {what}: name the folder of a run or of a comparison") from error
-    if len(content) > MAX_BYTES:
-        raise DataFileError(f"'{path}' is too large for metrics: at most {MAX_BYTES} bytes are read")
+    if len(content) > METRICS_LIMIT:
+        raise DataFileError(f"'{path}' is too large for metrics: at most {METRICS_LIMIT} bytes are read")
     lines = content.split(b"\n")[:-1]
     rows = [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
     seeds = {row.get("seed") for row in rows}

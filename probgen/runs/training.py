@@ -27,12 +27,13 @@ from probgen.runs.building import (
     schedule_of,
     shape_of,
 )
-from probgen.runs.folder import continued_run, new_run, require_free
+from probgen.runs.folder import continued_run, new_run, recover, require_free
 from probgen.runs.loading import settings_of
 from probgen.runs.program_files import ProgramFiles, is_file_spec, parse_file_spec
 from probgen.runs.saved import Record, SavedRun, config_text, differing, read_run
 from probgen.runs.settings import TrainSettings
 from probgen.svi import SVI, EpochReport, SVIResult
+from probgen.svi.snapshot import Position
 
 # Settings that a run may be gone on with in another way; the others are what its weights come from.
 FREE = (
@@ -155,7 +156,7 @@ def train(
     require_free(run_dir, overwrite=overwrite)
     planned = plan(settings)
     svi = planned.svi()
-    with new_run(run_dir, config_text(settings, planned.record)):
+    with new_run(run_dir, config_text(settings, planned.record), overwrite=overwrite):
         return _trained(planned, svi, run_dir, callbacks, resume=False)
 
 
@@ -169,12 +170,27 @@ def go_on(
     """Goes on with a run, with what :func:`same_run` has given.
 
     Raises:
-        ProbgenError: whatever is wrong; the run is as it was.
+        ProbgenError: whatever is wrong, such as fewer epochs than are done; the run is as it was.
     """
+    _require_no_fewer_epochs(run, settings.num_epochs)
     planned = plan(settings, files)
     svi = planned.svi()
-    with continued_run(run.path, config_text(settings, planned.record)):
+    with continued_run(run, config_text(settings, planned.record)):
         return _trained(planned, svi, run.path, callbacks, resume=True)
+
+
+def _require_no_fewer_epochs(run: SavedRun, num_epochs: int) -> None:
+    positive_int("num_epochs", num_epochs)
+    saved = Checkpoints(run.path).latest() if num_epochs < run.settings.num_epochs else None
+    if saved is None:
+        return
+    position = Position.read(saved)
+    begun = position.epochs + (position.cursor > 0)
+    if num_epochs < begun:
+        done = f"has done {begun} already" if position.cursor == 0 else f"is in epoch {begun} already"
+        raise ArgumentError(
+            f"`num_epochs` is {num_epochs}, but the run in '{run.path}' {done}; ask for {begun} or more"
+        )
 
 
 def same_run(
@@ -195,8 +211,9 @@ def same_run(
         allow_changed: take files whose content has changed.
 
     Raises:
-        ArgumentError: no run, or settings of another one.
+        ArgumentError: no run, settings of another one, or another process is at work there.
     """
+    recover(Path(run_dir))
     run = read_run(run_dir)
     settings, files = settings_of(run, model, guide, allow_changed=allow_changed)
     settings = replace(settings, guide=settings.guide if run.record.guide_file else run.settings.guide)

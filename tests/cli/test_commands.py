@@ -12,6 +12,7 @@ import torch
 
 import probgen
 from probgen.cli.main import main
+from probgen.runs.figures import figure_names
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +152,47 @@ def test_plot(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ref
     assert "line 2, is no JSON object" in refused("plot", run)
 
 
-def test_plot_of_a_comparison(tmp_path: Path) -> None:
-    rows = [{"label": label, "seed": 0, "epoch": 1, "loss": 1.0, "bound": -1.0} for label in ("elbo", "iwae")]
+def test_plot_of_one_run_into_another_folder(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    output, before = tmp_path / "out", {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["plot", str(run), "--curves-only", "--output", str(output)]) == 0
+    assert {path.name for path in output.iterdir()} == {"training.png", "training.csv"}
+    (output / "training.png").unlink()
+    (output / "training.csv").rename(output / "latents.csv")
+    assert "latents.csv' exists already; pass `--overwrite`" in refused("plot", run, "--output", output)
+    assert main(["plot", str(run), "--output", str(output), "--overwrite"]) == 0
+    assert {path.name for path in output.iterdir()} == {path.name for path in (run / "figures").iterdir()}
+    assert {f"{name}.png" for name in figure_names(pair=True)} == {path.name for path in output.glob("*.png")}
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--overwrite",), "`--overwrite` is for files in `--output`"),
+        (("--curves-only", "--seed", "0"), "`--seed` is for the figures of a pair"),
+        (("--curves-only", "--model", "m.py:Net"), "`--model` is for the figures of a pair"),
+        (("--curves-only", "--guide", "m.py:Net"), "`--guide` is for the figures of a pair"),
+        (("--curves-only", "--allow-changed"), "`--allow-changed` is for the figures of a pair"),
+    ],
+)
+def test_plot_ignores_no_option(
+    options: tuple[str, ...], message: str, trained: Path, refused: Callable[..., str]
+) -> None:
+    assert message in refused("plot", trained, *options)
+
+
+def test_plot_of_several_runs_ignores_no_option(run: Path, trained: Path, refused: Callable[..., str]) -> None:
+    assert "no run's guide comes from a file" in refused("plot", run, trained, "--guide", "m.py:Net")
+
+
+@pytest.mark.parametrize("labels", [("elbo", "iwae"), ("elbo",)])
+def test_plot_of_a_comparison(labels: tuple[str, ...], tmp_path: Path, refused: Callable[..., str]) -> None:
+    rows = [{"label": label, "seed": 0, "epoch": 1, "loss": 1.0, "bound": -1.0} for label in labels]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half')
-    assert main(["plot", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
-    assert {row["run"] for row in table(tmp_path / "out" / "training.csv")} == {"elbo", "iwae"}
+    command = ["plot", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert {row["run"] for row in table(tmp_path / "out" / "training.csv")} == set(labels)
+    assert "comparisons have curves alone" in refused(*command, "--overwrite", "--seed", "1")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "score", "sample", "reconstruct", "interpolate", "plot", "resume"])
@@ -250,3 +287,25 @@ def test_usage_errors(args: list[str], message: str, capsys: pytest.CaptureFixtu
         main(args)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "spec"),
+    [
+        ("train vae --latent-dim 3 --seed 1", "vae:latent_dim=3"),
+        ("train vae:latent_dim=3 --latent_dim=5", "vae:latent_dim=5"),
+        ("train --latent-dim 3 vae:hidden=(8,) --hidden 8 9", "'vae:hidden=(8,9),latent_dim=3'"),
+        ("train --latent-dim 3", "'vae:hidden=(200,100),latent_dim=3'"),
+        ("train vae --objective iwae --num-particles 5", "iwae:num_particles=5"),
+        ("compare --model ppca --latent-dim 3", "ppca:latent_dim=3"),
+        ("train ppca --hidden 3", None),
+        ("train vae --batch-sise 3", None),
+        ("evaluate runs/a --latent-dim 3", None),
+    ],
+)
+def test_options_that_belong_into_a_spec(args: str, spec: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(args.split())
+    assert end.value.code == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.endswith(f" into its spec: {spec}") if spec else "into its spec" not in last

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -186,3 +187,23 @@ def test_program_errors_keep_their_cause(tmp_path: Path) -> None:
     with pytest.raises(ProgramError) as error:
         ProgramFile(str(path)).get("x")
     assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
+def test_a_model_without_mean_is_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, data, output = tmp_path / "logit_normal.py", tmp_path / "shares.npy", tmp_path / "samples.npz"
+    path.write_text(
+        "import pyro\nimport pyro.distributions as dist\nimport torch\n\n"
+        "def model(x=None, num_samples=1):\n"
+        "    loc = pyro.param('loc', torch.zeros(6))\n"
+        "    with pyro.plate('data', num_samples if x is None else len(x)) as index:\n"
+        "        base = dist.Normal(loc.expand(len(index), 6), 1.0)\n"
+        "        p = dist.TransformedDistribution(base, [dist.transforms.SigmoidTransform()])\n"
+        "        pyro.sample('x', p.to_event(1), obs=x)\n"
+    )
+    np.save(data, np.random.default_rng(0).uniform(0.1, 0.9, (40, 6)).astype(np.float32))
+    options = ("--guide", "none", "--objective", "maximum-likelihood", "--binarize", "none", "--data", str(data))
+    folder = tmp_path / "run"
+    assert main(["train", f"{path}:model", *options, *SHORT[2:], "--run-dir", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["sample", str(folder), "--model", f"{path}:model", "--output", str(output)]) == 0
+    assert {name: values.shape for name, values in np.load(output).items()} == {"x": (64, 6)}

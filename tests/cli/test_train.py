@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +205,7 @@ def test_a_folder_that_is_no_run_is_not_taken(tmp_path: Path, refused: Callable[
         (("--run-dir", " "), "`--run-dir` must name a folder"),
         (("--resume",), "is no run: it does not exist"),
         (("--resume", "--overwrite"), "give one of them"),
+        (("--allow-changed",), "`--allow-changed` is for a run that goes on"),
     ],
 )
 def test_refusals_leave_no_files(
@@ -221,6 +224,76 @@ def test_resume_is_of_the_same_run(run: Path, tmp_path: Path, refused: Callable[
     assert "is no run: it does not exist; there are: " in refused("resume", tmp_path / "b")
     assert "`num_epochs`" in refused("resume", run, "--num-epochs", "0")
     assert (run / "config.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [("resume",), ("train", *SMALL, "--resume", "--run-dir")])
+def test_no_fewer_epochs_than_are_done(command: tuple[str, ...], run: Path, refused: Callable[..., str]) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    message = refused(*command, run, "--num-epochs", "1")
+    assert f"`num_epochs` is 1, but the run in '{run}' has done 2 already; ask for 2 or more" in message
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_fewer_epochs_than_planned(tmp_path: Path, refused: Callable[..., str]) -> None:
+    """In the second of two epochs, of three: 2 may be asked for, and 1 may not."""
+    folder, steps, turns = tmp_path / "a", iter(range(100)), SVI.turns
+
+    def interrupted(self: SVI, *args: object, **kwargs: object) -> object:
+        if next(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return turns(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SVI, "turns", interrupted)
+        assert main(["train", *SMALL, "--num-epochs", "3", "--run-dir", str(folder)]) == 130
+    assert "is in epoch 2 already; ask for 2 or more" in refused("resume", folder, "--num-epochs", "1")
+    assert tomllib.loads((folder / "config.toml").read_text())["num_epochs"] == 3
+    assert main(["resume", str(folder), "--num-epochs", "2"]) == 0
+    assert len(lines(folder)) == 2
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_resume_after_a_kill_that_left_no_checkpoint(
+    run: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process that was to replace the run is gone before it has kept anything: the run is there as before."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SVI, "run", killed)
+        patch.setattr("probgen.runs.folder._locked_again", lambda *args: None)
+        with pytest.raises(Killed):
+            main(["train", *SMALL, "--seed", "1", "--run-dir", str(run), "--overwrite"])
+    assert (run / ".replaced").is_dir()
+    capsys.readouterr()
+    assert main(["resume", str(run)]) == 0
+    assert f"'{run}' has the run again that a process had begun to replace" in capsys.readouterr().err
+    assert (run / "config.toml").read_bytes() == (trained / "config.toml").read_bytes()
+    assert same(run, trained)
+    assert not (run / ".replaced").exists()
+
+
+@pytest.mark.parametrize("command", [("resume",), ("train", *SMALL, "--overwrite", "--run-dir")])
+def test_one_process_at_a_time(command: tuple[str, ...], run: Path, refused: Callable[..., str]) -> None:
+    pytest.importorskip("fcntl")
+    program = (
+        "import fcntl, sys\nfile = open(sys.argv[1], 'a')\nfcntl.lockf(file, fcntl.LOCK_EX)\nprint(flush=True)\ninput()"
+    )
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    other = [sys.executable, "-c", program, str(run / ".lock")]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        message = refused(*command, run, "--num-epochs", "3")
+        process.communicate("\n")
+    assert f"another process is training in '{run}'" in message
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_comparison_is_no_run(tmp_path: Path, refused: Callable[..., str]) -> None:
