@@ -23,6 +23,7 @@ MAX_DEPTH = 16
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_NESTED = re.compile(r"[A-Za-z][A-Za-z0-9_-]*:[A-Za-z_]\w*=[A-Za-z0-9_.+-]+", re.ASCII)  # a spec of one argument
 _WORD = re.compile(r"[A-Za-z_./~][A-Za-z0-9_./~-]*", re.ASCII)
 _SIGNS = re.compile(r"[-+~]\s*[-+~]")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
@@ -127,7 +128,7 @@ def _parse_value(key: str, text: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        if _WORD.fullmatch(text):
+        if _WORD.fullmatch(text) or _NESTED.fullmatch(text):
             return text
         raise ArgumentError(
             f"`{key}`: {_shown(text)} is neither a Python literal nor a single word; put strings in quotes"

@@ -55,6 +55,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
         "did you mean 'iwae'? There are: elbo, iwae"
     """
     known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1)
-    suggestion = f"did you mean '{close[0]}'? " if close else ""
-    return f"{suggestion}There are: {', '.join(known)}"
+    lower = {each.lower(): each for each in reversed(known)}
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    listed = f"here are: {', '.join(known)}"
+    return f"did you mean '{lower[close[0]]}'? T{listed}" if close else f"t{listed}"

@@ -256,7 +256,10 @@ class DiscretizedLogistic(Likelihood):
         self.levels = checked_levels(levels)
         self.min_scale = positive_float("min_scale", min_scale)
         top = self.levels - 1
-        self.required = f"one of {{0, ..., {top}}} / {top} (divide whole numbers by {top})"
+        self.required = (
+            f"one of {{0, ..., {top}}} / {top} (divide whole numbers by {top}; for another grid pass `levels=`, 17 for "
+            "scikit-learn's digits)"
+        )
 
     def _elementwise(self, parts: tuple[Tensor, ...]) -> TorchDistribution:
         return DiscretizedLogisticDistribution(parts[0], F.softplus(parts[1]) + self.min_scale, self.levels)

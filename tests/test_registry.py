@@ -228,3 +228,10 @@ def test_build_takes_any_name_where_the_callable_does() -> None:
 
     assert parameters(anything) is None
     assert build(anything, {"a": 1, "b": 2}) == 3
+
+
+def test_a_spec_in_a_spec_needs_no_quotes_for_one_argument() -> None:
+    assert parse_spec("elbo:beta=linear:steps=100,kl=analytic")[1] == {"beta": "linear:steps=100", "kl": "analytic"}
+    assert registry.parse("model", "vae:event_shape=4,likelihood=normal:min_scale=0.01").likelihood.min_scale == 0.01
+    with pytest.raises(ArgumentError, match="put strings in quotes"):
+        parse_spec("elbo:beta=linear:steps=100:end=2")

@@ -54,15 +54,15 @@ def decode(content: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def shown(value: Any) -> str:
-    """A value that may be long, for a message.
+def shown(value: Any, length: int = 60) -> str:
+    """A value that may be long, for a message, of at most ``length`` characters.
 
     Example:
         >>> shown("a" * 100)
         "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
     """
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _members_in(content: bytes) -> int:

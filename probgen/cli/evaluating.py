@@ -33,7 +33,7 @@ def evaluate_run(options: Evaluate) -> None:
     """Evaluates a run; the table goes to standard output."""
     run, evidence, data = _evidence(options, options.num_particles, options.batch_size)
     folder = Path(options.run_dir)
-    replace_synced(folder / "evidence.csv", _table(evidence).encode())
+    replace_synced(folder / "evidence.csv", _table(evidence, data).encode())
     (row,) = summarize({folder.resolve().name: [evidence]}, {folder.resolve().name: [math.nan]}).copy()
     summary = _summary(options, run, evidence, data, row)
     replace_synced(folder / "evidence.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
@@ -51,7 +51,7 @@ def score(options: Score) -> None:
     _, evidence, data = _evidence(options, options.num_particles, options.batch_size)
     path = Path(options.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_synced(path, _table(evidence).encode())
+    replace_synced(path, _table(evidence, data).encode())
     print(f"{_caption(evidence, data)}\n{evidence}", file=sys.stderr)
     print(path, flush=True)
 
@@ -106,13 +106,14 @@ def _caption(evidence: Evidence, data: Dataset) -> str:
     )
 
 
-def _table(evidence: Evidence) -> str:
-    """A line for each datum; an empty cell is a number that is not known."""
+def _table(evidence: Evidence, data: Dataset) -> str:
+    """A line for each datum, in the order of its file; an empty cell is a number that is not known."""
     columns = [evidence.log_prob, evidence.monte_carlo_error, evidence.ess, evidence.khat, evidence.elbo, evidence.kl]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", *PER_DATUM, "kind"])
-    for index, values in enumerate(zip(*map(Tensor.tolist, columns), strict=True)):
+    rows = range(len(evidence.log_prob)) if data.file_rows is None else data.file_rows.tolist()
+    for index, values in sorted(zip(rows, zip(*map(Tensor.tolist, columns), strict=True), strict=True)):
         writer.writerow([index, *("" if math.isnan(value) else value for value in values), evidence.kind])
     return text.getvalue()
 

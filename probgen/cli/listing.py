@@ -1,6 +1,7 @@
 """What ``probgen list`` shows."""
 
 import inspect
+import re
 import textwrap
 from typing import Any
 
@@ -64,13 +65,25 @@ def _options(kind: str, name: str) -> str:
     """The first lines of a class's docstring, its options, and an example of a spec."""
     entry, cls = registry.entry(kind, name), registry.get(kind, name)
     known = parameters(cls) or {}
-    rows = [(f"{key}={_default(parameter)}", _type(parameter)) for key, parameter in known.items()]
-    width = max((len(left) for left, _ in rows), default=0)
-    options = [f"  {left.ljust(width)}  {right}".rstrip() for left, right in rows] or ["  none"]
-    about = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
+    document = inspect.cleandoc(cls.__doc__ or "")
+    meanings = _meanings(document)
+    options = []
+    for key, parameter in known.items():
+        options.append(f"  {key}={_default(parameter)}  {_type(parameter)}".rstrip())
+        options += textwrap.wrap(meanings.get(key, ""), 100, initial_indent="      ", subsequent_indent="      ")
+    options = options or ["  none"]
+    about = document.split("\n\n")[0]
     where = f"probgen.{kind}s.{cls.__name__}" if kind in ("model", "guide", "objective") else entry.path
-    parts = [f"{name}: {kind}, {where.replace(':', '.')}", about, entry.summary]
+    parts = [f"{name}: {kind}, {where.replace(':', '.')}", about]
     return "\n\n".join([*parts, "\n".join(["options", *options]), f"for example\n{_wrapped(entry.example)}"])
+
+
+def _meanings(document: str) -> dict[str, str]:
+    """What a docstring's section "Args" says of each argument, in one line, without its markup."""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)*)", document + "\n", re.MULTILINE)
+    found = re.findall(r"^    (\w+): (.*\n(?:     .*\n|\n)*)", section[1] if section else "", re.MULTILINE)
+    plain = {name: re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "") for name, text in found}
+    return {name: " ".join(text.split()) for name, text in plain.items()}
 
 
 def _default(parameter: inspect.Parameter) -> str:

@@ -1,5 +1,6 @@
 """The command ``probgen``: reads the arguments, and turns errors into one line and an exit status."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -69,6 +70,9 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own flush at the end
+        return 0
     except SystemExit as end:  # after SIGTERM, once the run has been saved
         return end.code if isinstance(end.code, int) else FAILED
     except Exception as error:

@@ -12,6 +12,7 @@ from probgen.runs.folder import recover
 from probgen.runs.loading import fill
 from probgen.runs.metrics import read_metrics
 from probgen.runs.program_files import is_file_spec
+from probgen.runs.saved import read_run
 from probgen.runs.settings import TrainSettings
 from probgen.runs.training import Trained, go_on, same_run, train
 
@@ -79,6 +80,6 @@ def _summary(trained: Trained, run_dir: Path, figures: list[str]) -> str:
     lines += [
         f"figures         {run_dir / FIGURES}: {', '.join(figures) or 'none'}",
         f"checkpoint      {run_dir / 'checkpoints'}",
-        f"next            probgen evaluate {run_dir}",
+        f"next            probgen evaluate {run_dir} {read_run(run_dir).record.file_options}".rstrip(),
     ]
     return "\n".join(lines)

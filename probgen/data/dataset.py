@@ -24,6 +24,8 @@ class Dataset:
         binarize: None, ``"threshold"`` or ``"fixed"`` (``x`` has been binarized so), or ``"dynamic"`` (each batch is).
         seed: of the fixed draw, or None.
         rows: numbers of the data in the source, ``[N]``, from which the fixed draw starts; None means 0 to N - 1.
+        file_rows: where each datum stands in its file ``[N]``, where that is one array, which is split in a fixed order
+            of its own; else None.
         with_labels: whether batches are ``(x, y)``; see :meth:`labelled`.
 
     Raises:
@@ -43,6 +45,7 @@ class Dataset:
     binarize: str | None = None
     seed: int | None = None
     rows: Tensor | None = None
+    file_rows: Tensor | None = field(default=None, kw_only=True)
     with_labels: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:

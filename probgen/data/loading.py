@@ -67,13 +67,17 @@ def load(
     rows = parts.rows(split)
     shape = _shape(event_shape, math.prod(parts.x.shape[1:]))
     x = _values(parts.x, rows)
-    check_finite(x, label)
+    file_rows = None if parts.file_rows is None else torch.from_numpy(parts.file_rows[rows])
+    check_finite(x, label, file_rows)
     y = None if parts.y is None else torch.from_numpy(parts.y[rows])
     if y is not None:
-        check_finite(y, f"{label} labels")
+        check_finite(y, f"{label} labels", file_rows)
+    if binarize is not None:
+        check_unit(x, label, file_rows)
     numbers = torch.from_numpy(rows)
-    x = _binarized(x, binarize, numbers, seed, label)
-    return Dataset(x.reshape(len(x), *shape), y, label, split, binarize, seed if binarize == "fixed" else None, numbers)
+    x = _binarized(x, binarize, numbers, seed).reshape(len(x), *shape)
+    seed_of_draw = seed if binarize == "fixed" else None
+    return Dataset(x, y, label, split, binarize, seed_of_draw, numbers, file_rows=file_rows)
 
 
 def _values(x: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Tensor:
@@ -84,10 +88,7 @@ def _values(x: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(flat).div_(scale)
 
 
-def _binarized(x: Tensor, binarize: str | None, rows: Tensor, seed: int, label: str) -> Tensor:
-    if binarize is None:
-        return x
-    check_unit(x, label)
+def _binarized(x: Tensor, binarize: str | None, rows: Tensor, seed: int) -> Tensor:
     if binarize == "threshold":
         return (x > 0.5).float()
     return fixed_draw(x, rows, seed) if binarize == "fixed" else x

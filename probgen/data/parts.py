@@ -21,11 +21,13 @@ class Parts:
         x: values as stored, ``[N, ...]``.
         y: labels ``[N]``, int64 or float32, or None.
         sizes: numbers of rows of train, valid and test; their sum is N.
+        file_rows: where each row stands in its file ``[N]``, where that is one array that has been permuted.
     """
 
     x: npt.NDArray[Any]
     y: npt.NDArray[Any] | None
     sizes: tuple[int, int, int]
+    file_rows: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if min(self.sizes) < 1:
@@ -74,7 +76,7 @@ def from_whole(x: npt.NDArray[Any], y: npt.NDArray[Any] | None) -> Parts:
     _check_labels("data", x, y)
     order, held_out = permutation(len(x)), -(-len(x) // 5)
     labels = None if y is None else clean_labels(y)[order]
-    return Parts(x[order], labels, (len(x) - 2 * held_out, held_out, held_out))
+    return Parts(x[order], labels, (len(x) - 2 * held_out, held_out, held_out), order)
 
 
 def from_own(x: Mapping[str, npt.NDArray[Any]], y: Mapping[str, npt.NDArray[Any] | None]) -> Parts:

@@ -168,7 +168,7 @@ def _spec_of(run: SavedRun, kind: str, given: str | Program | None, files: Progr
     if given is None:
         raise ArgumentError(
             f"the {kind} of '{run.path}' comes from a file, '{spec}', and no folder says by itself what code to run; "
-            f"give it again: `--{kind} {spec}`, or in Python `{kind}='{spec}'`"
+            f"give again `{run.record.file_options}`, or in Python `{kind}='{spec}'`"
         )
     named, before = parse_file_spec(given), parse_file_spec(spec)
     _require_same(run, kind, (named.name, named.arguments) == (before.name, before.arguments), given, spec)

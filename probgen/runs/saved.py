@@ -44,6 +44,12 @@ class Record:
     torch: str = ""
     python: str = ""
 
+    @property
+    def file_options(self) -> str:
+        """The options that later commands on the run need: its programs from files."""
+        files = {kind: self.file_of(kind) for kind in ("model", "guide")}
+        return " ".join(f"--{kind} {found[0]}" for kind, found in files.items() if found is not None)
+
     def file_of(self, kind: str) -> tuple[str, str] | None:
         """``path.py:Name`` and sha256 of a program from a file; None for one of the registry."""
         spec, digest = (getattr(self, f"{kind}_{what}") for what in ("file", "sha256"))
@@ -128,6 +134,10 @@ def _why_none(path: Path) -> str:
         return "it is a file; name the folder that `probgen train --run-dir` wrote"
     if (path / "comparison.csv").exists() or (path / "config.json").exists():
         return "it holds a comparison, which keeps no parameters; train one run by `probgen train --run-dir`"
+    if (path / "checkpoints").is_dir():
+        return (
+            f"it has no {CONFIG}; what `SVI.run` has left there `probgen.svi.load_weights` writes into a pair of yours"
+        )
     return f"it has no {CONFIG}; name the folder that `probgen train --run-dir` wrote{_elsewhere(path)}"
 
 

@@ -60,8 +60,6 @@ class Keeper:
         if resume is False:
             self._refuse_another_run()
             return
-        if not self.run_dir.is_dir():
-            raise ArgumentError(f"`resume`: there is no run in '{self.run_dir}': the folder does not exist")
         self.saved = self.checkpoints.latest() if resume is True else self.checkpoints.at(resume)
 
     def _refuse_another_run(self) -> None:

@@ -260,7 +260,7 @@ class SVI:
                 Ctrl-C and SIGTERM then save before they end the run.
             resume: go on with the run in ``run_dir``, to bitwise the same end as if it had not been interrupted; a
                 number goes on from the checkpoint of that step. Pass the same pair, data, optimizer and options; a
-                larger ``num_epochs`` or ``num_steps`` makes the run longer. A folder without checkpoint begins anew. A
+                larger ``num_epochs`` or ``num_steps`` makes the run longer. Where there is no run yet, it begins. A
                 stream is skipped to where it stood; its order must follow from the global generators, from those of
                 a DataLoader and its samplers, or from ``set_epoch``: what workers keep between epochs is not seen.
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -161,9 +162,20 @@ def _check_settings(saved: Saved, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name not in before or before[name] != value:
             raise ArgumentError(
-                f"`resume`: {name} is {shown(value)}, but the run in '{saved.path.parent.parent}' was started with "
-                f"{shown(before.get(name))}; pass the same, or begin another run in another `run_dir`"
+                f"`resume`: {_difference(name, value, before.get(name), saved.path.parents[1])}; pass the same, or "
+                "begin another run in another `run_dir`"
             )
+
+
+def _difference(name: str, now: Any, before: Any, run_dir: Path) -> str:
+    """What of a setting is another one than when the run was started."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        key = next((key for key in now if before.get(key) != now[key]), None)
+        if key == "sha256":
+            return f"the values of `{name}` are others than those that the run in '{run_dir}' was started with"
+        if key is not None:
+            return _difference(f"{name}, {key}", now[key], before.get(key), run_dir)
+    return f"{name} is {shown(now, 300)}, but the run in '{run_dir}' was started with {shown(before, 300)}"
 
 
 def _optimizer_states(saved: Saved, training: Training) -> dict[str, Any]:
@@ -318,4 +330,4 @@ def fingerprint(source: Batches | Stream | None) -> Any:
     for value in named(kwargs or args).values():
         kinds.append(f"{list(value.shape[1:])} {value.dtype}")
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return {"data": count, "kinds": kinds, "sha256": digest.hexdigest()}
+    return {"length": count, "kinds": kinds, "sha256": digest.hexdigest()}

@@ -1,6 +1,6 @@
 """What a run returns and reports."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -43,6 +43,10 @@ class SVIResult(NamedTuple):
     params: dict[str, Tensor]
     state: SVIState
     losses: Tensor
+
+    def __repr__(self) -> str:
+        state = replace(self.state, averaged={})
+        return f"SVIResult(params: {len(self.params)} tensors, losses: {len(self.losses)} steps, {state})"
 
 
 @dataclass(frozen=True)

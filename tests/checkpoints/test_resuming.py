@@ -256,10 +256,10 @@ def assert_refused(svi, error, message, run_dir, **options):
         ({"batch_size": 3}, "batch_size is 3, but the run in .* was started with 4"),
         ({"seed": 4}, "seed is 4, .* was started with 3"),
         ({"seed": None}, "seed is None, .* was started with 3"),
-        ({"data": torch.zeros(12, 3)}, "data is .*, but the run"),
-        ({"data": torch.zeros(11, 3)}, "data is .*'data': 11.*, but the run"),
+        ({"data": torch.zeros(12, 3)}, "the values of `data` are others than those that the run"),
+        ({"data": torch.zeros(11, 3)}, "data, length is 11, but the run in .* with 12"),
         ({"eval_data": None}, "eval_data is None, but the run"),
-        ({"eval_data": torch.zeros(4, 3)}, "eval_data is .*, but the run"),
+        ({"eval_data": torch.zeros(4, 3)}, "the values of `eval_data` are others than those"),
     ],
 )
 def test_other_options_are_refused(make_svi, plan, run_dir, changes, message):
@@ -343,8 +343,8 @@ def test_another_pair_is_refused(make_svi, plan, run_dir, change, message):
 
 def test_folders(make_svi, plan, run_dir, tmp_path):
     svi = make_svi()
-    with pytest.raises(ArgumentError, match=r"no run in .*the folder does not exist"):
-        svi.run(**plan, run_dir=run_dir, resume=True)
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 3"):
+        svi.run(**plan, run_dir=run_dir, resume=3)
     assert not run_dir.exists()
     with pytest.raises(ArgumentError, match="`resume` needs the `run_dir`"):
         svi.run(**plan, resume=True)
@@ -425,7 +425,7 @@ def test_streams_that_cannot_go_on(make_svi, plan, run_dir, x):
         stopping(make_svi(), 2).run(**plan | {"data": batches}, run_dir=EveryStep(run_dir))
     with pytest.raises(ArgumentTypeError, match="one-shot iterator"):
         make_svi().run(**plan | {"data": iter(batches)}, run_dir=run_dir, resume=True)
-    with pytest.raises(ArgumentError, match=r"data is \{'batches': 1\}, but the run .* \{'batches': 3\}"):
+    with pytest.raises(ArgumentError, match=r"data, batches is 1, but the run in .* with 3"):
         make_svi().run(**plan | {"data": batches[:1]}, run_dir=run_dir, resume=True)
     loader = DataLoader(TensorDataset(x), 4, generator=torch.Generator())
     with pytest.raises(ArgumentError, match=r"`data` has 1 generators of its own, but the run .* had 0"):

@@ -38,8 +38,10 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str], refused: Callab
     assert main(["evaluate", str(run), "--num-particles", "30"]) == 0
     wanted = probgen.evaluate(*probgen.load(run), held_out(), num_particles=30, seed=0)
     rows, summary = table(run / "evidence.csv"), json.loads((run / "evidence.json").read_text())
-    assert [float(row["log_prob"]) for row in rows] == wanted.log_prob.tolist()
-    assert [float(row["khat"]) for row in rows] == wanted.khat.tolist()
+    order = held_out().file_rows.argsort()  # the table is in the order of the source
+    assert [int(row["index"]) for row in rows] == held_out().file_rows[order].tolist()
+    assert [float(row["log_prob"]) for row in rows] == wanted.log_prob[order].tolist()
+    assert [float(row["khat"]) for row in rows] == wanted.khat[order].tolist()
     assert {row["kind"] for row in rows} == {"lower"}
     assert summary["log_prob"] == pytest.approx(wanted.mean, rel=1e-12)
     assert summary["standard_error"] == pytest.approx(wanted.standard_error, rel=1e-12)
@@ -62,11 +64,11 @@ def test_score_of_a_file(trained: Path, tmp_path: Path, refused: Callable[..., s
     command = ["score", str(trained), "--data", str(tmp_path / "data.npz"), "--num-particles", "20"]
     output = tmp_path / "deep" / "scores.csv"
     assert main([*command, "--output", str(output)]) == 0
-    shuffled = probgen.data.load(tmp_path / "data.npz", split="all").x
-    wanted = probgen.evaluate(*probgen.load(trained), shuffled, num_particles=20, seed=0)
+    shuffled = probgen.data.load(tmp_path / "data.npz", split="all")
+    wanted = probgen.evaluate(*probgen.load(trained), shuffled.x, num_particles=20, seed=0)
     rows = table(output)
     assert list(rows[0]) == ["index", "log_prob", "monte_carlo_error", "ess", "khat", "elbo", "kl", "kind"]
-    assert [float(row["log_prob"]) for row in rows] == wanted.log_prob.tolist()
+    assert [float(row["log_prob"]) for row in rows] == wanted.log_prob[shuffled.file_rows.argsort()].tolist()
     assert [row["khat"] for row in rows] == [""] * 7  # too few particles
     assert "`--overwrite`" in refused(*command, "--output", output)
     assert "must end in .csv" in refused(*command, "--output", tmp_path / "scores.txt")
@@ -309,3 +311,17 @@ def test_options_that_belong_into_a_spec(args: str, spec: str | None, capsys: py
     assert end.value.code == 2
     *_, last = capsys.readouterr().err.splitlines()
     assert last.endswith(f" into its spec: {spec}") if spec else "into its spec" not in last
+
+
+def test_scores_are_in_the_order_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Splits shuffle a file that is one array; a table of its data must not."""
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    x[7] = 9.0  # unlike all others
+    np.save(tmp_path / "x.npy", x)
+    data = ["--data", str(tmp_path / "x.npy"), "--binarize", "none"]
+    run, output = str(tmp_path / "run"), tmp_path / "scores.csv"
+    assert main(["train", "ppca:latent_dim=1", *data, "--num-epochs", "1", "--run-dir", run]) == 0
+    assert main(["score", run, *data, "--output", str(output), "--num-particles", "20"]) == 0, capsys.readouterr().err
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert [int(row["index"]) for row in rows] == list(range(40))
+    assert min(rows, key=lambda row: float(row["log_prob"]))["index"] == "7"

@@ -65,8 +65,8 @@ def test_a_run_does_not_say_by_itself_what_to_run(
     assert main(["train", spec, "--guide", GUIDE, *SHORT, "--run-dir", str(folder)]) == 0
     monkeypatch.setattr(ProgramFile, "_run", lambda self: pytest.fail("the file was run"))
     for command in ("resume", "evaluate", "sample", "reconstruct", "interpolate", "score", "plot"):
-        assert f"give it again: `--model {spec}`" in refused(command, folder)
-    with pytest.raises(ArgumentError, match="give it again"):
+        assert f"give again `--model {spec}`" in refused(command, folder)
+    with pytest.raises(ArgumentError, match="give again"):
         probgen.load(folder)
     config = folder / "config.toml"
     assert "of a run whose model comes from a file" in refused("train", "--config", config, "--run-dir", tmp_path / "b")
