@@ -300,7 +300,7 @@ class SVI:
 
         The total where weights are joint, which takes one batch alone. Data in memory have been checked before.
         """
-        total, count = 0.0, 0
+        total, count = 0.0, 0.0
         exact = nullcontext() if self._reduced is None else self._reduced.suspended()
         fixed = reseeded(held_out)
         with seeded(0), fixed, mode(self.modules, training=False), self.averaged_parameters(), torch.no_grad(), exact:
