@@ -32,6 +32,11 @@ MODULES = {
     "programs": ("Programs", ["probgen.programs"], "Runs a (model, guide) pair once and reads its log-weights."),
     "bounds": ("Bounds", ["probgen.core.bounds"], "Pure functions of log-weights, for torch, JAX and NumPy."),
     "weights": ("Importance weights", ["probgen.core.weights"], "What the weights say about a guide."),
+    "divergences": (
+        "Divergences",
+        ["probgen.divergences", "probgen.core.divergences"],
+        "From formulas, densities and samples, each with its error.",
+    ),
     "objectives": ("Writing an objective", ["probgen.objectives"], "What a subclass says, and what it inherits."),
     "likelihoods": (
         "Writing a likelihood",

@@ -188,7 +188,7 @@ LAYERS = (
     "runs",
     "comparison",
     "plots",
-    "evidence svi",
+    "divergences evidence svi",
     "objectives models guides",
     "programs likelihoods",
     "distributions nets data registry validation",
