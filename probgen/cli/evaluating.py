@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from probgen import __version__, plots
+from probgen.checkpoints import Checkpoints
 from probgen.checkpoints.disk import replace_synced
 from probgen.cli.run_commands import Evaluate, OnData, Score
 from probgen.cli.store import in_own_store
@@ -125,4 +126,5 @@ def _summary(options: Evaluate, run: SavedRun, evidence: Evidence, data: Dataset
     table |= {"bits_per_dim": evidence.bits_per_dim, "note": evidence.note, "num_data": len(evidence.log_prob)}
     table |= {"data": data.name, "split": data.split, "binarize": data.binarize or "none", "which": options.which}
     table |= {"seed": options.seed, "batch_size": options.batch_size, "probgen": __version__}
+    table["checkpoint"] = json.loads(Checkpoints(run.path).pointer() or b"{}").get("checkpoint")  # what was evaluated
     return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in table.items()}

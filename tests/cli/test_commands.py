@@ -47,6 +47,7 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str], refused: Callab
     assert summary["standard_error"] == pytest.approx(wanted.standard_error, rel=1e-12)
     assert summary["bits_per_dim"] == pytest.approx(wanted.bits_per_dim, rel=1e-12)
     assert (summary["num_data"], summary["kind"], summary["split"]) == (360, "lower", "test")
+    assert (run / "checkpoints" / summary["checkpoint"]).is_dir()
     assert {"evidence.png", "evidence.csv"} <= {path.name for path in (run / "figures").iterdir()}
     header, _, row, *_ = capsys.readouterr().out.splitlines()
     assert header.split()[:4] == ["run", "log", "p(x)", "s.e."]
