@@ -132,7 +132,7 @@ class Checkpoints:
     def others_than(self, name: str | None) -> str:
         """The end of a message about a checkpoint that is of no use: the steps of the others."""
         others = ", ".join(sorted({str(step) for step, folder in self._known() if folder != name}, key=int))
-        return f"; other checkpoints are those of the steps {others}: `resume=STEP`" if others else ""
+        return f"; other checkpoints are those of the steps {others}: `resume=STEP` (`--step`)" if others else ""
 
     def _pointer(self) -> tuple[str | None, str | None]:
         """The latest checkpoint's name, and the sum of its manifest, as far as they are known."""

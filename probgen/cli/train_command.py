@@ -73,6 +73,9 @@ class Resume:
     num_epochs: int | None = None
     """Passes over the data, those that are done included; None for as many as the run was to have."""
 
+    step: int | None = None
+    """Go on from the checkpoint of this step instead of the last one; those of later steps are removed."""
+
     model: str | None = None
     """path.py:Name, for a run whose model is from a file."""
 

@@ -56,7 +56,7 @@ def resume(options: Resume) -> None:
     )
     if options.num_epochs is not None:
         settings = replace(settings, num_epochs=options.num_epochs)
-    _finish(go_on(kept, settings, files), run_dir)
+    _finish(go_on(kept, settings, files, step=options.step), run_dir)
 
 
 def _finish(trained: Trained, run_dir: Path) -> None:

@@ -165,18 +165,20 @@ def go_on(
     settings: TrainSettings,
     files: ProgramFiles,
     *,
+    step: int | None = None,
     callbacks: Sequence[Callable[[EpochReport], bool | None]] = (),
 ) -> Trained:
-    """Goes on with a run, with what :func:`same_run` has given.
+    """Goes on with a run, with what :func:`same_run` has given, from its last checkpoint or from that of ``step``.
 
     Raises:
         ProbgenError: whatever is wrong, such as fewer epochs than are done; the run is as it was.
     """
-    _require_no_fewer_epochs(run, settings.num_epochs)
+    if step is None:
+        _require_no_fewer_epochs(run, settings.num_epochs)
     planned = plan(settings, files)
     svi = planned.svi()
     with continued_run(run, config_text(settings, planned.record)):
-        return _trained(planned, svi, run.path, callbacks, resume=True)
+        return _trained(planned, svi, run.path, callbacks, resume=True if step is None else step)
 
 
 def _require_no_fewer_epochs(run: SavedRun, num_epochs: int) -> None:
@@ -229,7 +231,12 @@ def same_run(
 
 
 def _trained(
-    planned: Plan, svi: SVI, run_dir: Path, callbacks: Sequence[Callable[[EpochReport], bool | None]], *, resume: bool
+    planned: Plan,
+    svi: SVI,
+    run_dir: Path,
+    callbacks: Sequence[Callable[[EpochReport], bool | None]],
+    *,
+    resume: bool | int,
 ) -> Trained:
     settings = planned.settings
     checkpoints = Checkpoints(run_dir, every=settings.checkpoint_every, keep=settings.keep_checkpoints)

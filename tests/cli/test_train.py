@@ -364,3 +364,19 @@ def test_a_run_on_a_file_goes_on_from_another_folder(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["resume", str(tmp_path / "run"), "--num-epochs", "2"]) == 0
     assert main(["evaluate", str(tmp_path / "run"), "--num-particles", "10"]) == 0, capsys.readouterr().err
+
+
+def test_resume_goes_back_to_an_earlier_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the last checkpoint is damaged, as its message says."""
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, "--run-dir", str(run), "--seed", "3"]) == 0
+    whole = [value.clone() for program in probgen.load(run) for value in program.parameters()]
+    first, last = sorted((run / "checkpoints").glob("step-*"))
+    (last / "tensors.safetensors").write_bytes(b"")
+    assert main(["resume", str(run)]) == 2
+    assert f"steps {int(first.name[5:])}: `resume=STEP` (`--step`)" in capsys.readouterr().err
+    assert main(["resume", str(run), "--step", "0"]) == 0
+    again = [value for program in probgen.load(run) for value in program.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+    assert main(["resume", str(run), "--step", "77"]) == 2
+    assert "has no checkpoint of step 77" in capsys.readouterr().err
