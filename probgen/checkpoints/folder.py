@@ -18,7 +18,7 @@ from probgen.checkpoints.disk import make_folder_synced, read_regular, rename_sy
 from probgen.checkpoints.storage import Saved
 from probgen.errors import ArgumentError, ArgumentTypeError, CheckpointError
 
-SHARE = 0.03  # of the time between two saves; with the first, the last, and what they stir up, less than 5 % in all
+SHARE = 0.02  # of the time between two saves; with the first, the last, and what they stir up, less than 5 % in all
 LATEST = "latest.json"
 _NAME = re.compile(r"step-(\d{12})(?:\.(\d{1,9}))?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -32,7 +32,7 @@ class Checkpoints:
 
     Args:
         run_dir: the run's folder; the checkpoints are in ``checkpoints/`` below it.
-        every: seconds between two saves; more where one takes longer than 3 % of that, so that all of them cost less
+        every: seconds between two saves; more where one takes longer than 2 % of that, so that all of them cost less
             than 5 % of the time.
         keep: how many checkpoints stay. The best parameters are in each of them.
 
