@@ -52,9 +52,10 @@ class SVI:
         max_grad_norm: clips the norm of each player's gradient (of a loss summed over the batch, as in Pyro).
         ema_decay: keeps a moving average of the parameters, used for held-out bounds; see
             :meth:`averaged_parameters`.
-        precision: ``"full"``, or ``"bfloat16"``: networks that are parts of the programs train under autocast, several
-            times as fast where the hardware multiplies bfloat16; parameters, samples and densities stay float32, and
-            held-out bounds are in full precision. Programs themselves and ``PyroModule`` layers compute as before.
+        precision: ``"full"``, or ``"bfloat16"``: networks that are parts of the programs train under autocast, which
+            is faster where the hardware multiplies bfloat16 and the networks are large; parameters, samples and
+            densities stay float32, and held-out bounds are in full precision. Programs themselves and ``PyroModule``
+            layers compute as before.
         accelerator: ``"auto"`` (CUDA where it is), or a device name such as ``"cpu"`` or ``"cuda:1"``. Programs that
             are modules, or methods of modules, are moved there at once; what a function uses stays where it is.
         devices: how many processes train together, each on its share of every minibatch: start the script by
