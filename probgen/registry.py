@@ -79,7 +79,18 @@ _REGISTRY: dict[str, dict[str, Entry]] = {
         ),
     },
     "objective": {
+        "ciwae": Entry(
+            "probgen.objectives:CIWAE",
+            "ELBO and importance-weighted bound combined (Rainforth et al. 2018)",
+            "ciwae:num_particles=3,beta=0.5",
+        ),
+        "cubo": Entry(
+            "probgen.objectives:CUBO", "chi upper bound for the guide (Dieng et al. 2017)", "cubo:num_particles=5,n=2.0"
+        ),
         "elbo": Entry("probgen.objectives:ELBO", "evidence lower bound", "elbo"),
+        "eubo": Entry(
+            "probgen.objectives:EUBO", "evidence upper bound for the guide (Ji and Shen 2019)", "eubo:num_particles=5"
+        ),
         "iwae": Entry(
             "probgen.objectives:IWAE", "importance-weighted bound (Burda et al. 2016)", "iwae:num_particles=5"
         ),
@@ -91,9 +102,18 @@ _REGISTRY: dict[str, dict[str, Entry]] = {
             "mean of M importance-weighted bounds of K (Rainforth et al. 2018)",
             "miwae:num_particles=(2,3)",
         ),
+        "piwae": Entry(
+            "probgen.objectives:PIWAE",
+            "model by IWAE, guide by MIWAE (Rainforth et al. 2018)",
+            "piwae:num_particles=(2,3)",
+        ),
         "renyi": Entry(
             "probgen.objectives:Renyi", "Rényi bound (Li and Turner 2016)", "renyi:alpha=0.5,num_particles=5"
         ),
+        "rws": Entry(
+            "probgen.objectives:RWS", "reweighted wake-sleep (Bornschein and Bengio 2015)", "rws:num_particles=5"
+        ),
+        "tvo": Entry("probgen.objectives:TVO", "thermodynamic objective (Masrani et al. 2019)", "tvo:num_particles=5"),
     },
     "likelihood": {
         "bernoulli": Entry("probgen.likelihoods:Bernoulli", "bits", "bernoulli:event_shape=(4,)"),

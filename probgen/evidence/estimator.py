@@ -19,7 +19,8 @@ from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
 from probgen.programs.guard import failure
 from probgen.programs.nonfinite import large_value
 from probgen.programs.param_scope import Program, owner_of
-from probgen.programs.run import guess_max_plate_nesting, no_guide, trial
+from probgen.programs.execution import no_guide
+from probgen.programs.run import guess_max_plate_nesting, trial
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Row:
         khat_share: share of the data whose Pareto k-hat is over the threshold.
         ms_per_step: median time of a training step, in milliseconds.
         num_particles: of the evaluation.
+        num_steps: optimizer steps of the training of each seed, or None.
     """
 
     label: str
@@ -51,19 +52,26 @@ class Row:
     khat_share: float
     ms_per_step: float
     num_particles: int
+    num_steps: int | None = None
 
 
-def summarize(evidences: Mapping[str, Sequence[Evidence]], ms_per_step: Mapping[str, Sequence[float]]) -> list[Row]:
+def summarize(
+    evidences: Mapping[str, Sequence[Evidence]],
+    ms_per_step: Mapping[str, Sequence[float]],
+    num_steps: Mapping[str, int] | None = None,
+) -> list[Row]:
     """One :class:`Row` for each label.
 
     Args:
         evidences: one per seed, by label; all on the same data.
         ms_per_step: likewise, in milliseconds.
+        num_steps: of the training, by label.
     """
+    steps = num_steps or {}
     log_prob = {label: _per_datum(members) for label, members in evidences.items()}
     best = max(log_prob, key=lambda label: _mean_or_least(log_prob[label]))
     return [
-        _row(label, members, ms_per_step[label], log_prob[best] - log_prob[label])
+        _row(label, members, ms_per_step[label], log_prob[best] - log_prob[label], steps.get(label))
         for label, members in evidences.items()
     ]
 
@@ -78,7 +86,9 @@ def _mean_or_least(log_prob: Tensor) -> float:
     return -math.inf if math.isnan(mean) else mean
 
 
-def _row(label: str, evidences: Sequence[Evidence], ms_per_step: Sequence[float], behind: Tensor) -> Row:
+def _row(
+    label: str, evidences: Sequence[Evidence], ms_per_step: Sequence[float], behind: Tensor, num_steps: int | None
+) -> Row:
     count = len(evidences)
     over_seeds = torch.tensor([evidence.mean for evidence in evidences], dtype=torch.float64)
     active = [units for evidence in evidences if (units := evidence.active_units) is not None]
@@ -100,4 +110,5 @@ def _row(label: str, evidences: Sequence[Evidence], ms_per_step: Sequence[float]
         ess=sum(float(evidence.ess.mean()) for evidence in evidences) / count,
         khat_share=sum(evidence.khat_share for evidence in evidences) / count,
         ms_per_step=sum(ms_per_step) / count,
+        num_steps=num_steps,
     )

@@ -3,20 +3,32 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyro.infer
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from probgen.arguments import positive_int
+from probgen.core.estimators import (
+    Coefficients,
+    Derivatives,
+    doubly_reparameterized,
+    leave_one_out,
+    score_function,
+    vimco,
+)
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
-from probgen.objectives.gradients import require_reparameterized, score_function
-from probgen.programs import PairTerms, RunOptions, trace_pair
-from probgen.programs.guard import guarded
-from probgen.programs.nonfinite import not_finite, require_defined
-from probgen.programs.param_scope import Program, owner_of
-from probgen.programs.run import check_num_particles, guess_max_plate_nesting
-from probgen.validation import tracing
+from probgen.objectives.gradients import require_reparameterized, weighted
+from probgen.programs import PairTerms
+from probgen.programs.param_scope import Program
+from probgen.programs.sampling import DETACHED, PLAIN, Sampling
+
+if TYPE_CHECKING:
+    from probgen.objectives.pair import PairLoss
+
+FROZEN = ("stl", "dreg", "reparameterized")  # gradients for which the guide runs again with frozen parameters
+SCORED = ("score", "rloo", "vimco")  # for which every site is drawn without a path
 
 
 @dataclass(frozen=True)
@@ -28,12 +40,14 @@ class Estimate:
         value: the objective that is maximised, ``[batch]``, without gradient; differs from ``bound`` if regularised.
         surrogate: ``[batch]``; its gradient estimates that of the expectation of ``value``.
         scale: what multiplies each datum: the subsampling factor N/B times a scale shared by all sites.
+        terms: of the run.
     """
 
     bound: Tensor
     value: Tensor
     surrogate: Tensor
     scale: Tensor | float
+    terms: PairTerms
 
     @property
     def loss(self) -> Tensor:
@@ -97,22 +111,49 @@ class Objective(pyro.infer.ELBO):
         vectorize_particles: bool = True,
         max_plate_nesting: float = math.inf,
     ) -> None:
-        super().__init__(num_particles=check_num_particles(num_particles))
+        super().__init__(num_particles=positive_int("num_particles", num_particles))
         self.max_plate_nesting = max_plate_nesting
         self.vectorize_particles = vectorize_particles
         self.gradient = gradient
-        if gradient in self.refused:
-            raise UnsupportedObjective(f'{type(self).__name__} with `gradient="{gradient}"`: {self.refused[gradient]}')
-        if gradient not in self.gradients:
-            raise ArgumentError(
-                f"unknown `gradient={gradient!r}` for {type(self).__name__}; {nearest(str(gradient), self.gradients)}"
-            )
+        self._check_gradient(gradient)
+        if gradient in ("rloo", "vimco"):
+            self._require_particles(gradient, 2)
         self._pair: PairLoss | None = None
         self._steps = 0  # of `pyro.infer.SVI`, which has no other memory of them
+
+    def _check_gradient(self, gradient: object) -> None:
+        name = type(self).__name__
+        if isinstance(gradient, str) and gradient in self.refused:
+            raise UnsupportedObjective(f'{name} with `gradient="{gradient}"`: {self.refused[gradient]}')
+        if gradient not in self.gradients:
+            raise ArgumentError(f"unknown `gradient={gradient!r}` for {name}; {nearest(str(gradient), self.gradients)}")
+
+    def _require_particles(self, gradient: str, fewest: int) -> None:
+        if self.num_particles < fewest:
+            raise ArgumentError(
+                f'`gradient="{gradient}"` takes its baseline from the other particles: `num_particles` must be at '
+                f'least {fewest}, got {self.num_particles}; or use `gradient="score"`'
+            )
 
     def combine(self, integrand: Tensor) -> Tensor:
         """The bound of K particles, axis 0; the rest unreduced."""
         raise NotImplementedError
+
+    def derivatives(self, integrand: Tensor) -> Derivatives:
+        """The bound with its derivatives by each particle's integrand, axis 0, as constants."""
+        raise NotImplementedError
+
+    def coefficients(self, integrand: Tensor) -> Coefficients:
+        """What multiplies each particle's gradients, for a constant integrand ``[K, batch]``."""
+        derivatives = self.derivatives(integrand)
+        if self.gradient in FROZEN:
+            return doubly_reparameterized(derivatives)
+        return score_function(derivatives, self._baseline(integrand))
+
+    def _baseline(self, integrand: Tensor) -> Tensor | float:
+        if self.gradient == "score":
+            return 0.0
+        return (vimco if self.gradient == "vimco" else leave_one_out)(self.combine, integrand)
 
     def integrand(self, terms: PairTerms) -> Tensor:
         """What is combined over particles, ``[K, batch]``: by default the log-weights."""
@@ -123,22 +164,19 @@ class Objective(pyro.infer.ELBO):
         """The integrand of the plain bound on log p(x): without what regularises or scales some sites."""
         return integrand if terms.unscaled is None else self.integrand(terms.unscaled)
 
-    def path_weights(self, integrand: Tensor) -> Tensor | None:
-        """What multiplies the gradient through each sample, ``[K, batch]``, beyond the particle's own weight."""
-        return None
-
-    def group(self, integrand: Tensor) -> Tensor:
-        """``[K, batch]`` with more batch dimensions in front, over which bounds are averaged."""
-        return integrand
-
-    def reduce(self, grouped: Tensor) -> Tensor:
-        """Averages what :meth:`group` has added."""
-        return grouped
-
     @property
     def freezes_guide(self) -> bool:
         """Whether the guide is run again with frozen parameters."""
-        return self.gradient in ("stl", "dreg")
+        return self.gradient in FROZEN
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the guide's sites are sampled."""
+        return Sampling(default=DETACHED) if self.gradient in SCORED else PLAIN
+
+    def evaluate(self, pair: "PairLoss", args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> Estimate:
+        """Runs a pair and estimates the objective; ``options`` are those of :meth:`PairLoss.terms_from`."""
+        return self.estimate(pair.terms_from(args, kwargs, **options))
 
     def estimate(self, terms: PairTerms) -> Estimate:
         """The bound, and a surrogate with its gradient, from the terms of one run.
@@ -147,37 +185,28 @@ class Objective(pyro.infer.ELBO):
             UnsupportedObjective: this gradient or bound would be wrong for these terms.
         """
         integrand = self.integrand(terms)
-        grouped = self.group(integrand)
-        surrogate = self.reduce(self._surrogate(terms, grouped))
-        is_value = surrogate if self._pathwise(terms) else None
-        value = is_value if is_value is not None else self.reduce(self.combine(grouped)).detach()
+        if self.gradient not in ("auto", *SCORED):
+            require_reparameterized(terms, self.gradient, self._instead())
+        if self.gradient in ("auto", "pathwise") and all(site.reparameterized for site in terms.latents):
+            value = surrogate = self.combine(integrand)
+        else:
+            value = self.combine(integrand.detach())
+            surrogate = weighted(terms, integrand, self.coefficients(integrand.detach()))
         plain = self.plain(terms, integrand)
-        bound = value if plain is integrand else self.reduce(self.combine(self.group(plain)))
-        return Estimate(bound=bound.detach(), value=value, surrogate=surrogate, scale=terms.scale)
+        bound = value if plain is integrand else self.combine(plain)
+        return Estimate(bound.detach(), value, surrogate, terms.scale, terms)
 
-    def _pathwise(self, terms: PairTerms) -> bool:
-        return self.gradient != "auto" or all(site.reparameterized for site in terms.latents)
-
-    def _surrogate(self, terms: PairTerms, grouped: Tensor) -> Tensor:
-        if self.gradient != "auto":
-            require_reparameterized(terms, self.gradient, 'gradient="auto", which uses the score function there')
-        if self.freezes_guide and (weights := self.path_weights(grouped.detach())) is not None:
-            flat = self.ungroup(weights)
-            for site in terms.latents:
-                site.scale_gradient(flat)
-        if self._pathwise(terms):
-            return self.combine(grouped)
-        scores = [site.score for site in terms.latents if not site.reparameterized and site.score is not None]
-        return score_function(self.combine, grouped, self.group(torch.stack(scores).sum(0)))
-
-    def ungroup(self, grouped: Tensor) -> Tensor:
-        """The inverse of :meth:`group`."""
-        return grouped
+    def _instead(self) -> str:
+        scored = [f'"{name}"' for name in self.gradients if name in SCORED]
+        also = f", or {' or '.join(scored)}" if scored else ""
+        return f'gradient="auto", which uses the score function there{also}'
 
     def __call__(  # type: ignore[override]  # Pyro takes modules alone
         self, model: Program, guide: Program | None = None
     ) -> "PairLoss":
         """The loss of this pair as an ``nn.Module``, with parameters kept apart from every other pair's."""
+        from probgen.objectives.pair import PairLoss
+
         return PairLoss(self, model, guide)
 
     def bound(self, model: Program, guide: Program | None, *args: Any, **kwargs: Any) -> Tensor:
@@ -218,122 +247,8 @@ class Objective(pyro.infer.ELBO):
 
     def _bound_to(self, model: Program, guide: Program | None) -> "PairLoss":
         if self._pair is None or self._pair.model != model or self._pair.guide != guide:
-            self._pair = PairLoss(self, model, guide)
+            self._pair = self(model, guide)
         return self._pair
 
     def __repr__(self) -> str:
-        count = getattr(self, "particle_groups", self.num_particles)
-        return f"{type(self).__name__}(num_particles={count}, gradient={self.gradient!r})"
-
-
-class PairLoss(nn.Module):
-    """An objective tied to a pair: ``pair(*args)`` is a loss, minus the bound summed over the batch.
-
-    Attributes:
-        objective: the objective.
-        model: the model; its parameters are this module's where it is an ``nn.Module``.
-        guide: the guide, likewise, or None.
-    """
-
-    def __init__(self, objective: Objective, model: Program, guide: Program | None) -> None:
-        super().__init__()
-        self.objective = objective
-        self.model = model
-        self.guide = guide
-        for side, program in (("model", model), ("guide", guide)):
-            owner = owner_of(program)
-            if owner is not program and isinstance(owner, nn.Module):  # of a bound method, say
-                self.add_module(f"{side}_owner", owner)
-        self._nesting = objective.max_plate_nesting
-        self._checked_frozen = False
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The differentiable loss on one minibatch.
-
-        Raises:
-            ProbgenError: the pair does not fit together or the batch; generators, buffers and Pyro's store are left
-                as they were.
-            DataError, DivergedError: the loss is not finite; names the first bad parameter, number or site.
-        """
-        return self.loss_from(args, kwargs)
-
-    def player_loss(self, *args: Any, **kwargs: Any) -> Loss:
-        """As calling the module, on values that have been checked before."""
-        estimate = self.estimate_from(args, kwargs, validate=False)
-        return Loss(estimate.loss, {"loss": -estimate.value.detach().mean(), "bound": estimate.bound.mean()})
-
-    def bound(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The plain bound per datum, ``[batch]``, in nats, without gradient."""
-        with torch.no_grad(), guarded(self.model, self.guide, args, kwargs):
-            terms = self.terms_from(args, kwargs)
-            bound = self.objective.estimate(terms).bound
-            require_defined(bound, self.model, self.guide, args, kwargs, terms)
-        return bound
-
-    def loss_from(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, private: bool = True) -> Tensor:
-        """As calling the module, with the arguments of :meth:`terms_from`."""
-        if tracing():
-            return self.objective.estimate(self.terms_from(args, kwargs, private=private)).loss
-        with guarded(self.model, self.guide, args, kwargs):
-            terms = self.terms_from(args, kwargs, private=private)
-            loss = self.objective.estimate(terms).loss
-            require_finite_loss(self, loss, args, kwargs, terms)
-        return loss
-
-    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
-        """Runs the pair and estimates the objective; see :class:`Estimate`."""
-        return self.estimate_from(args, kwargs)
-
-    def estimate_from(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, private: bool = True, validate: bool = True
-    ) -> Estimate:
-        """As :meth:`estimate`, with the arguments of :meth:`terms_from`."""
-        return self.objective.estimate(self.terms_from(args, kwargs, private=private, validate=validate))
-
-    def terms(self, *args: Any, **kwargs: Any) -> PairTerms:
-        """Runs the pair as the objective needs it."""
-        return self.terms_from(args, kwargs)
-
-    def terms_from(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, private: bool = True, validate: bool = True
-    ) -> PairTerms:
-        """Runs the pair as the objective needs it.
-
-        Args:
-            args: passed to both programs.
-            kwargs: likewise, whatever their names are.
-            private: keep parameters apart from every other pair's; False is Pyro's own store.
-            validate: check observed values against their supports.
-        """
-        traced = tracing()
-        frozen = self.objective.freezes_guide and torch.is_grad_enabled()
-        options = RunOptions(
-            num_particles=self.objective.num_particles,
-            vectorize_particles=self.objective.vectorize_particles,
-            max_plate_nesting=self._max_plate_nesting(args, kwargs, validate=not traced),
-            freeze_guide=frozen,
-            private=private,
-            validate=validate and not traced,
-            check_frozen=frozen and not self._checked_frozen and not traced,
-        )
-        terms = trace_pair(self.model, self.guide, args, kwargs, options)
-        self._checked_frozen |= options.check_frozen
-        return terms
-
-    def _max_plate_nesting(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, validate: bool) -> float:
-        vectorized = self.objective.vectorize_particles and self.objective.num_particles > 1
-        if vectorized and math.isinf(self._nesting):
-            self._nesting = guess_max_plate_nesting(self.model, self.guide, args, kwargs, validate=validate)
-        return self._nesting
-
-
-def require_finite_loss(
-    pair: PairLoss, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], terms: PairTerms
-) -> None:
-    """Refuses a loss that is NaN or infinite.
-
-    Raises:
-        DataError, DivergedError: naming the first bad parameter, number or site.
-    """
-    if not math.isfinite(value := loss.item()):
-        raise not_finite(f"the loss is {value}", pair.model, pair.guide, args, kwargs, terms)
+        return f"{type(self).__name__}(num_particles={self.num_particles}, gradient={self.gradient!r})"

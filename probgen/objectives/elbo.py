@@ -1,21 +1,39 @@
 """The evidence lower bound, its beta form, and its gradients."""
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from probgen.config import describe
 from probgen.core import bounds
+from probgen.core.estimators import Derivatives, elbo
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
-from probgen.objectives.base import Objective
+from probgen.objectives.analytic_kl import analytic_kl
+from probgen.objectives.base import Estimate, Objective
+from probgen.objectives.elbo_gradients import (
+    MODES,
+    Costs,
+    check_antithetic,
+    check_site_gradients,
+    disarm_term,
+    mean_over,
+    score_term,
+    scored,
+    shares,
+    without_own_scores,
+)
+from probgen.objectives.gradients import require_reparameterized, weighted
+from probgen.objectives.pair import PairLoss
 from probgen.objectives.schedules import Schedule, make_schedule, value_at
-from probgen.programs import PairTerms, SiteTerm
-from probgen.programs.read import is_delta
+from probgen.programs import PairTerms
+from probgen.programs.sampling import ANTITHETIC, RELAXED, Sampling
+from probgen.validation import tracing
 
 KL_ESTIMATES = ("monte-carlo", "analytic")
+FREE_BITS_PER = ("dimension", "site")
 
 
 class ELBO(Objective):
@@ -38,9 +56,21 @@ class ELBO(Objective):
             and ``pyro.infer.SVI`` count steps; a loop of your own calls :meth:`at_step`.
         free_bits: lambda, in nats for each latent dimension; needs ``kl="analytic"`` and sites whose guide and prior
             factorise over their dimensions.
-        gradient: ``"auto"`` (pathwise where a site has ``rsample``, elsewhere the score function with a
-            leave-one-out baseline), ``"pathwise"``, or ``"stl"`` (sticking the landing: without the score of log q,
-            which is zero in expectation; its variance vanishes at the exact posterior).
+        free_bits_per: ``"dimension"``, or ``"site"`` for the divergence of each latent site as a whole.
+        gradient: one of these for all sites, or a dictionary from site to name (``"auto"`` for sites it leaves out).
+
+            - ``"auto"``: pathwise where a site has ``rsample``, elsewhere as ``"rloo"``;
+            - ``"pathwise"``: the path of every sample;
+            - ``"stl"``: sticking the landing: without the score of log q, which is zero in expectation; its variance
+              vanishes at the exact posterior; for the whole guide alone;
+            - ``"score"``: score function, Rao-Blackwellised by plates, without baseline;
+            - ``"rloo"``: likewise with the mean cost of the other particles as baseline;
+            - ``"disarm"``: antithetic pairs of Bernoulli samples; an even number of particles;
+            - ``"enumerate"``: the exact sum over a discrete site's states, all of them run as particles;
+            - ``"relaxed"``: Bernoulli and OneHotCategorical sites replaced, in model and guide, by Concrete ones of the
+              given ``temperature``: the exact gradient of another objective, the ELBO of the relaxed programs;
+            - ``"straight-through"``: discrete samples with the gradient of their means: biased.
+        temperature: of relaxed sites, above 0.
         vectorize_particles: run all particles at once; see :class:`Objective`.
         max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
@@ -49,6 +79,8 @@ class ELBO(Objective):
         UnsupportedObjective: a combination that would be wrong, at construction or on the first run.
 
     Source:
+        Dong, Mnih, Tucker (2020), DisARM, arXiv 2006.10680; Maddison, Mnih, Teh (2017), arXiv 1611.00712; Bengio,
+        Léonard, Courville (2013), arXiv 1308.3432; Kool, van Hoof, Welling (2019), for rloo;
         Kingma, Welling (2014), arXiv 1312.6114; Higgins et al. (2017), beta-VAE; Roeder, Wu, Duvenaud (2017),
         Sticking the landing, arXiv 1703.09194; Kingma et al. (2016), arXiv 1606.04934, for free bits (who average
         over the minibatch first, which makes the objective depend on its size).
@@ -61,7 +93,7 @@ class ELBO(Objective):
         >>> loss.backward()
     """
 
-    gradients: ClassVar[tuple[str, ...]] = ("auto", "pathwise", "stl")
+    gradients: ClassVar[tuple[str, ...]] = tuple(MODES)
     refused: ClassVar[dict[str, str]] = {
         "dreg": 'the weights of an ELBO are constant, so "dreg" is "stl" here; use `gradient="stl"`'
     }
@@ -73,13 +105,15 @@ class ELBO(Objective):
         kl: str = "monte-carlo",
         beta: float | str | Schedule = 1.0,
         free_bits: float = 0.0,
-        gradient: str = "auto",
+        free_bits_per: str = "dimension",
+        gradient: str | dict[str, str] = "auto",
+        temperature: float = 0.5,
         vectorize_particles: bool = True,
         max_plate_nesting: float = math.inf,
     ) -> None:
         super().__init__(
             num_particles=num_particles,
-            gradient=gradient,
+            gradient=gradient,  # type: ignore[arg-type]  # here it may be a dictionary
             vectorize_particles=vectorize_particles,
             max_plate_nesting=max_plate_nesting,
         )
@@ -97,11 +131,55 @@ class ELBO(Objective):
                 '`gradient="stl"` drops the score of log q, which an analytic KL does not contain; use '
                 '`kl="monte-carlo"` with "stl", or `kl="analytic"` with `gradient="auto"`'
             )
+        if free_bits_per not in FREE_BITS_PER:
+            raise ArgumentError(
+                f"unknown `free_bits_per={free_bits_per!r}`; {nearest(str(free_bits_per), FREE_BITS_PER)}"
+            )
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise ArgumentError(f"`temperature` of relaxed sites must be a finite number above 0, got {temperature!r}")
+        self.temperature = float(temperature)
+        self._checked = False  # whether antithetic pairs have been looked at
+        self._unrelaxed: ELBO | None = None
+        self.free_bits_per = free_bits_per
+        self._check_particles()
         self.kl = kl
         self.beta = make_schedule("beta", beta)
         self.free_bits = free_bits
         self._beta: float | Tensor = self.beta if not callable(self.beta) else torch.tensor(0.0, dtype=torch.float64)
         self.at_step(0)
+
+    def _check_gradient(self, gradient: Any) -> None:
+        if not isinstance(gradient, dict):
+            return super()._check_gradient(gradient)
+        check_site_gradients(gradient, tuple(name for name in MODES if name != "stl"))
+
+    def _names(self) -> set[str]:
+        return set(self.gradient.values()) if isinstance(self.gradient, dict) else {self.gradient}
+
+    def _check_particles(self) -> None:
+        names = self._names()
+        if "rloo" in names:
+            self._require_particles("rloo", 2)
+        if "disarm" in names and (self.num_particles % 2 or "enumerate" in names):
+            raise ArgumentError(
+                '`gradient="disarm"` takes particles in pairs: `num_particles` must be even, and no other site may be '
+                f"enumerated; got {self.num_particles}"
+            )
+        for name in ("disarm", "enumerate"):
+            if name in names and not self.vectorize_particles:
+                raise ArgumentError(f'`gradient="{name}"` needs `vectorize_particles=True`')
+
+    @property
+    def freezes_guide(self) -> bool:
+        """Whether the guide is run again with frozen parameters."""
+        return self.gradient == "stl"
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the guide's sites are sampled."""
+        if isinstance(self.gradient, dict):
+            return Sampling(sites={s: MODES[g] for s, g in self.gradient.items()}, temperature=self.temperature)
+        return Sampling(default=MODES[self.gradient], temperature=self.temperature)
 
     def at_step(self, step: int) -> None:
         """Sets ``beta`` to its value at a step; in place, where a captured step sees it."""
@@ -111,6 +189,72 @@ class ELBO(Objective):
     def combine(self, integrand: Tensor) -> Tensor:
         """The mean over particles."""
         return bounds.elbo(integrand)
+
+    def derivatives(self, integrand: Tensor) -> Derivatives:
+        """Of the mean."""
+        return elbo(integrand)
+
+    def evaluate(self, pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> Estimate:
+        """As the base; without gradient, relaxed sites are taken as the discrete ones that they are."""
+        if not torch.is_grad_enabled() and RELAXED in (self.sampling.default, *self.sampling.sites.values()):
+            return pair.other(self._discrete()).objective.evaluate(
+                pair.other(self._discrete()), args, kwargs, **options
+            )
+        return super().evaluate(pair, args, kwargs, **options)
+
+    def estimate(self, terms: PairTerms) -> Estimate:
+        """The bound, and a surrogate with its gradient, each site by its own estimator."""
+        integrand = self.integrand(terms)
+        plain = self.plain(terms, integrand)
+        share = shares(terms, self.num_particles)
+        self._check_sites(terms)
+        if self.freezes_guide:
+            surrogate = weighted(terms, integrand, self.coefficients(integrand.detach()))
+        else:
+            surrogate = self._surrogate(terms, integrand, share)
+        ordinary = not any(scored(site) for site in terms.latents) and not self.freezes_guide
+        value = surrogate if ordinary else mean_over(share, integrand).detach()
+        bound = value if plain is integrand else mean_over(share, plain)
+        return Estimate(bound.detach(), value, surrogate, terms.scale, terms)
+
+    def _surrogate(self, terms: PairTerms, integrand: Tensor, share: Tensor | float) -> Tensor:
+        analytic = self.kl == "analytic"
+        carried = integrand if analytic else without_own_scores(terms, integrand, self._beta)
+        total = mean_over(share, carried)
+        costs = Costs(terms, integrand.detach(), None if analytic else self._beta)
+        for site in terms.latents:
+            if site.mode == ANTITHETIC:
+                total = total + disarm_term(site, costs, self.num_particles)
+            elif scored(site):
+                baseline = self._gradient_at(site.name) != "score"
+                total = total + score_term(site, costs, share, self.num_particles, baseline=baseline)
+        return total
+
+    def _gradient_at(self, site: str) -> str:
+        return self.gradient.get(site, "auto") if isinstance(self.gradient, dict) else self.gradient
+
+    def _check_sites(self, terms: PairTerms) -> None:
+        """Refuses sites that a gradient cannot be right for."""
+        for site in terms.latents:
+            gradient = self._gradient_at(site.name)
+            if gradient in ("pathwise", "stl"):
+                require_reparameterized(
+                    replace(terms, sites=(site,)), gradient, 'gradient="auto", "rloo", "disarm" or "enumerate" there'
+                )
+        if "disarm" in self._names() and not tracing() and not self._checked:
+            check_antithetic(terms, self.num_particles)
+            self._checked = True
+
+    def _discrete(self) -> "ELBO":
+        """This objective without relaxing anything, for its value alone."""
+        if self._unrelaxed is None:
+            self._unrelaxed = ELBO(
+                num_particles=self.num_particles,
+                kl=self.kl,
+                beta=self.beta,
+                vectorize_particles=self.vectorize_particles,
+            )
+        return self._unrelaxed
 
     def integrand(self, terms: PairTerms) -> Tensor:
         """``log p(x | z) - beta KL``, ``[K, batch]``."""
@@ -125,90 +269,12 @@ class ELBO(Objective):
             return terms.log_likelihood - self._divergence(terms)  # type: ignore[return-value]
 
     def _divergence(self, terms: PairTerms, free_bits: float = 0.0) -> Tensor | float:
-        return terms.kl if self.kl == "monte-carlo" else analytic_kl(terms, free_bits)
+        return terms.kl if self.kl == "monte-carlo" else analytic_kl(terms, free_bits, per=self.free_bits_per)
 
     def __repr__(self) -> str:
         beta = f"beta={describe(self.beta)}"
         free = f", free_bits={self.free_bits!r}" if self.free_bits else ""
+        if self.free_bits and self.free_bits_per != "dimension":
+            free += f", free_bits_per={self.free_bits_per!r}"
+        free += f", temperature={self.temperature:g}" if "relaxed" in self._names() else ""
         return f"ELBO(num_particles={self.num_particles}, kl={self.kl!r}, {beta}{free}, gradient={self.gradient!r})"
-
-
-def analytic_kl(terms: PairTerms, free_bits: float = 0.0) -> Tensor | float:
-    """KL(q || p) summed over sites, each in closed form given the sites sampled before it, ``[K, batch]``.
-
-    Args:
-        terms: of one run.
-        free_bits: what each latent dimension of a datum counts at least, in nats.
-
-    Raises:
-        UnsupportedObjective: a site without a closed form, or a guide whose order is not the model's.
-    """
-    shared = tuple(site.name for site in terms.latents if site.p is not None)
-    if shared != terms.model_order:
-        raise UnsupportedObjective(
-            f'`kl="analytic"` needs a guide that samples its sites in the model\'s order, {_names(terms.model_order)}, '
-            f'but the guide\'s is {_names(shared)}; use `kl="monte-carlo"`'
-        )
-    total: Tensor | float = 0.0
-    for site in terms.latents:
-        if free_bits > 0 and (site.p is None or is_delta(site.q)):
-            raise UnsupportedObjective(
-                f"`free_bits` needs a divergence for each dimension of site '{site.name}', which as an auxiliary site "
-                "or a function of other sites (as in Pyro's autoguides) has none; use a guide with a density at every "
-                "site of the model, or `free_bits=0`"
-            )
-        term = site.log_q if site.p is None else _site_kl(site, free_bits)
-        total = total + term  # type: ignore[operator]  # every latent site has a log_q
-    return total
-
-
-def _site_kl(site: SiteTerm, free_bits: float) -> Tensor:
-    if is_delta(site.q):  # a function of earlier sites, as in Pyro's autoguides; the KL of Pyro forgets its jacobian
-        return site.log_q - site.log_p  # type: ignore[operator]
-    if not _same_layout(site.model_layout, site.layout):
-        raise UnsupportedObjective(
-            f"site '{site.name}' has another mask or scale in the model than in the guide, so its KL has no closed "
-            'form; use `kl="monte-carlo"`'
-        )
-    try:
-        return site.layout.collapse(kl_divergence(site.q, site.p) if free_bits == 0 else _free_kl(site, free_bits))
-    except NotImplementedError:
-        raise UnsupportedObjective(
-            f"torch knows no closed form of KL({type(site.q).__name__} || {type(site.p).__name__}) for site "
-            f"'{site.name}'; use `kl=\"monte-carlo\"`"
-        ) from None
-
-
-def _free_kl(site: SiteTerm, free_bits: float) -> Tensor:
-    """The sum over a site's dimensions of their divergences, each at least ``free_bits``; laid out as a log-density."""
-    q, p = _elementwise(site.q), _elementwise(site.p)
-    if q.event_shape or p.event_shape:
-        family = type(q if q.event_shape else p).__name__
-        raise UnsupportedObjective(
-            f"`free_bits` needs a divergence for each dimension of site '{site.name}', but {family} does not factorise "
-            "over them; use a diagonal guide and prior, or `free_bits=0`"
-        )
-    dimensions = kl_divergence(q, p).clamp(min=free_bits)  # [K, batch, event]
-    event = len(site.q.event_shape)
-    return dimensions.flatten(dimensions.dim() - event).sum(-1) if event else dimensions
-
-
-def _elementwise(distribution: Any) -> Any:
-    """The distribution of the entries of an event, as far as it is made of independent ones."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _same_layout(a: Any, b: Any) -> bool:
-    return all(_equal(x, y) for x, y in ((a.mask, b.mask), (a.inner_scale, b.inner_scale)))
-
-
-def _equal(x: Any, y: Any) -> bool:
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        return x is y or (x.shape == y.shape and torch.equal(x, y))
-    return not isinstance(x, Tensor) and not isinstance(y, Tensor) and x == y
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return " -> ".join(f"'{name}'" for name in names)

@@ -1,55 +1,54 @@
-"""Gradient estimators: functions whose *gradient* estimates that of a bound's expectation.
-
-``combine`` is the bound as a function of K log-weights, axis 0 the particles; the results are unreduced.
-"""
-
-from collections.abc import Callable
+"""From coefficients to a surrogate: a tensor whose *gradient* is the estimator that they describe."""
 
 import torch
 from torch import Tensor
 
+from probgen.core.estimators import Coefficients
 from probgen.errors import UnsupportedObjective
 from probgen.programs import PairTerms
 
-Combine = Callable[[Tensor], Tensor]
 
+def weighted(terms: PairTerms, integrand: Tensor, coefficients: Coefficients) -> Tensor:
+    """The surrogate of an estimator; see :mod:`probgen.core.estimators` for what the coefficients multiply.
 
-def score_function(combine: Combine, integrand: Tensor, score: Tensor) -> Tensor:
-    r"""Score-function gradient with a leave-one-out baseline, plus the pathwise part.
-
-    .. math:: \nabla f(l_1 \ldots l_K) + \sum_k (f - b_k) \nabla \log q(z_k), \quad b_k = f(l_{j \ne k})
-
-    The baseline is the bound of the other particles, which are independent of the k-th, so the estimate is
-    unbiased; with one particle there is none. In the first term ``l_k`` keeps its own ``-log q(z_k)``.
+    Where the guide was run again with frozen parameters the integrand has no gradient but the model's and that of the
+    samples' path; a hook then turns the particle's weight in the former into that of the latter.
 
     Args:
-        combine: the bound f.
-        integrand: ``[K, batch]``.
-        score: ``log q`` of the sites without rsample, ``[K, batch]``.
+        terms: of one run.
+        integrand: the log-weights of that run, ``[K, batch]``, or what stands for them.
+        coefficients: ``[K, batch]`` each.
 
     Returns:
-        ``[batch]``; its value is f plus noise, only its gradient is meant.
-
-    Source:
-        Mnih, Rezende (2016), Variational inference for Monte Carlo objectives, arXiv 1602.06725 (who take the
-        geometric mean for the left-out particle); Kool, van Hoof, Welling (2019).
+        ``[batch]``; its value means nothing.
     """
-    value = combine(integrand)
-    baseline = leave_one_out(combine, integrand.detach())  # [K, batch]
-    # Where the other particles have no weight at all there is no baseline; where none has, no signal.
-    baseline = torch.where(torch.isfinite(baseline), baseline, 0.0)
-    signal = torch.where(torch.isfinite(value.detach()), value.detach() - baseline, 0.0)
-    return value + (signal * score).sum(0)
+    model, guide, score, path = coefficients
+    if guide is None and path is not None:
+        _scale_paths(terms, _ratio(path, model))
+    if guide is None or guide is model:
+        total = model * _live(integrand)
+    else:
+        log_p = terms.log_likelihood + terms.log_prior
+        total = model * _live(log_p) - guide * _live(terms.log_guide)
+    scores = [site.score for site in terms.latents if not site.reparameterized and site.score is not None]
+    if score is not None and scores:
+        total = total + score * torch.stack(scores).sum(0)
+    return total.sum(0)
 
 
-def leave_one_out(combine: Combine, integrand: Tensor) -> Tensor:
-    """The bound of all particles but the k-th, ``[K, batch]``; zero for K = 1."""
-    count = integrand.shape[0]
-    if count == 1:
-        return torch.zeros_like(integrand)
-    others = torch.arange(count - 1, device=integrand.device)[:, None].repeat(1, count)  # [K - 1, K]
-    others = others + (others >= torch.arange(count, device=integrand.device))  # column k skips k
-    return combine(integrand[others])  # [K - 1, K, batch] -> [K, batch]
+def _scale_paths(terms: PairTerms, weights: Tensor) -> None:
+    for site in terms.latents:
+        site.scale_gradient(weights)
+
+
+def _ratio(path: Tensor, model: Tensor) -> Tensor:
+    """What a weight of the model must be multiplied by to be that of the path."""
+    return torch.where(model == 0.0, 0.0, path / torch.where(model == 0.0, 1.0, model))
+
+
+def _live(term: Tensor | float) -> Tensor | float:
+    """A term without what is not finite: a weight of 0 would make NaN of it."""
+    return term if isinstance(term, float) else torch.where(torch.isfinite(term), term, 0.0)
 
 
 def require_reparameterized(terms: PairTerms, gradient: str, instead: str) -> None:

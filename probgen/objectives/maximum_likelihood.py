@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from probgen.core.estimators import Derivatives, elbo
 from probgen.errors import UnsupportedObjective
 from probgen.objectives.base import Objective
 from probgen.programs import PairTerms
@@ -33,6 +34,10 @@ class MaximumLikelihood(Objective):
     def combine(self, integrand: Tensor) -> Tensor:
         """The one particle."""
         return integrand[0]
+
+    def derivatives(self, integrand: Tensor) -> Derivatives:
+        """Of the one particle."""
+        return elbo(integrand)
 
     def integrand(self, terms: PairTerms) -> Tensor:
         """``log p(x)``, ``[1, batch]``."""

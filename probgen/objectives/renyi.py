@@ -6,9 +6,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from probgen.core import bounds
-from probgen.core.weights import normalized_weights
+from probgen.core.estimators import Derivatives, power_mean
 from probgen.errors import ArgumentError
 from probgen.objectives.base import Objective
+from probgen.objectives.iwae import STL_REFUSED
 
 
 class Renyi(Objective):
@@ -22,8 +23,8 @@ class Renyi(Objective):
     Args:
         alpha: the order, any number but 1.
         num_particles: K samples per datum.
-        gradient: ``"auto"``, ``"pathwise"`` or ``"dreg"``, as in :class:`probgen.objectives.IWAE`; unbiased for the
-            gradient of the K-sample mean.
+        gradient: ``"auto"``, ``"pathwise"``, ``"dreg"`` or ``"score"``, as in :class:`probgen.objectives.IWAE`;
+            unbiased for the gradient of the K-sample mean.
         vectorize_particles: run all particles at once; see :class:`Objective`.
         max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
 
@@ -39,10 +40,8 @@ class Renyi(Objective):
         Renyi(alpha=0.5, num_particles=5, gradient='auto')
     """
 
-    gradients: ClassVar[tuple[str, ...]] = ("auto", "pathwise", "dreg")
-    refused: ClassVar[dict[str, str]] = {
-        "stl": 'dropping the score of log q is biased for weighted bounds; use `gradient="dreg"`'
-    }
+    gradients: ClassVar[tuple[str, ...]] = ("auto", "pathwise", "dreg", "score")
+    refused: ClassVar[dict[str, str]] = STL_REFUSED
 
     def __init__(
         self,
@@ -69,9 +68,9 @@ class Renyi(Objective):
         """``(logsumexp (1 - alpha) l - log K) / (1 - alpha)`` over particles."""
         return bounds.renyi(integrand, self.alpha)
 
-    def path_weights(self, integrand: Tensor) -> Tensor:
-        """``alpha + (1 - alpha) v``: with the particle's own v, ``alpha v + (1 - alpha) v^2`` reaches the guide."""
-        return self.alpha + (1 - self.alpha) * normalized_weights((1 - self.alpha) * integrand)
+    def derivatives(self, integrand: Tensor) -> Derivatives:
+        """Of the power mean with ``s = 1 - alpha``; the path takes ``alpha v + (1 - alpha) v^2``."""
+        return power_mean(integrand, 1.0 - self.alpha)
 
     def __repr__(self) -> str:
         return f"Renyi(alpha={self.alpha:g}, num_particles={self.num_particles}, gradient={self.gradient!r})"

@@ -4,7 +4,8 @@ A run gives every site's log-density as ``[num_particles, batch]``; their sum is
 ``log p(x, z) - log q(z | x)``. Bounds, gradients and evidence are pure functions of that.
 """
 
-from probgen.programs.run import RunOptions, log_weights, run_pair, trace_pair
+from probgen.programs.execution import RunOptions
+from probgen.programs.run import log_weights, run_pair, trace_pair
 from probgen.programs.terms import PairTerms, SiteTerm
 
 __all__ = ["PairTerms", "RunOptions", "SiteTerm", "log_weights", "run_pair", "trace_pair"]

@@ -82,7 +82,7 @@ class Replay(poutine.replay_messenger.ReplayMessenger):
                 _check_plate_size(msg)
             return
         super()._pyro_sample(msg)
-        if msg["done"] and not msg["is_observed"]:
+        if msg["done"] and not msg["is_observed"] and msg["name"] in self.trace.nodes:  # type: ignore[union-attr]
             _check_event_shape(msg["name"], msg["fn"], self.trace.nodes[msg["name"]]["fn"])  # type: ignore[union-attr]
 
 
@@ -145,12 +145,12 @@ def check_support(site: Site) -> None:
 
 
 def _check_event(name: str, fn: Any, value: Tensor) -> None:
-    """Refuses what would be broadcast to an event: one number taken for all entries of a datum."""
+    """Refuses what would be broadcast to an event, or the event to it: one number taken for all entries of a datum."""
     if isinstance(fn, dist.Unit):  # pyro.factor
         return
     wanted = tuple(fn.event_shape)
     got = tuple(value.shape[value.dim() - len(wanted) :]) if value.dim() >= len(wanted) else tuple(value.shape)
-    if got != wanted and all(size in (1, full) for size, full in zip(got[::-1], wanted[::-1], strict=False)):
+    if got != wanted and all(a == b or 1 in (a, b) for a, b in zip(got[::-1], wanted[::-1], strict=False)):
         raise DataError(
             f"site '{name}' observes a value of shape {tuple(value.shape)}, but one datum has shape {wanted}; reshape "
             "or expand the data"

@@ -51,13 +51,18 @@ def private_store(state: StoreState | None = None) -> Iterator[StoreState]:
         store if the body succeeds; if it raises, the store is as it was.
     """
     store = pyro.get_param_store()
+    referenced = [value for value in store._params.values() if "unconstrained" in vars(value)]
     outside: Any = store.get_state()  # a StoreState, which Pyro types more narrowly
     declared = _statements(outside)
     visible = _select(outside, declared)
     if state is not None:
         visible = {key: visible[key] | state[key] for key in visible}
-    with store.scope(visible) as inside:  # type: ignore[arg-type]
-        yield inside  # type: ignore[misc]
+    try:
+        with store.scope(visible) as inside:  # type: ignore[arg-type]
+            yield inside  # type: ignore[misc]
+    finally:
+        for value in referenced:  # `get_state` strips the back references that pyro.infer.SVI reads
+            value.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]
     fresh = [name for name in _statements(inside) if name not in declared]  # type: ignore[arg-type]
     if taken := [name for name in fresh if name in outside["params"]]:
         raise ProgramError(

@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from probgen.errors import ProgramError, nearest
 from probgen.programs.checks import Site, check_density_shape, sample_sites
+from probgen.programs.sampling import DETACHED, STRAIGHT_THROUGH
 from probgen.programs.terms import Layout, PairTerms, SiteTerm
 
 PARTICLES = "num_particles_vectorized"
@@ -80,7 +81,7 @@ class _Reader:
         )
 
     def _latent(self, site: Site, own_scale: bool) -> SiteTerm:
-        name, twin = site["name"], self.model.get(site["name"])
+        name, twin, mode = site["name"], self.model.get(site["name"]), site["infer"].get("_sampling")
         layout = self._layout(site, own_scale)
         random = any(other["infer"].get("is_auxiliary") for other in self.guide.values())
         return SiteTerm(
@@ -91,12 +92,15 @@ class _Reader:
             score=replace(layout, mask=None, inner_scale=1.0).collapse(self.log_q[name]),
             observed=False,
             local=bool(plates(site)),
-            reparameterized=bool(site["fn"].has_rsample),
+            reparameterized=mode != DETACHED and (bool(site["fn"].has_rsample) or mode == STRAIGHT_THROUGH),
             point=not random and is_delta(site["fn"]),
             p=None if twin is None else twin["fn"],
             q=site["fn"],
             layout=layout,
             model_layout=None if twin is None else self._layout(twin, own_scale),
+            mode=mode,
+            density_p=None if twin is None else self.log_p[name],
+            density_q=self.log_q[name],
         )
 
     def _observed(self, site: Site, own_scale: bool) -> SiteTerm:
@@ -115,6 +119,7 @@ class _Reader:
             q=None,
             layout=layout,
             model_layout=layout,
+            density_p=self.log_p[site["name"]],
         )
 
     def _collapse(self, densities: Densities, site: Site, own_scale: bool) -> Tensor:

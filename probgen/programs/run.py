@@ -1,24 +1,19 @@
 """Runs a pair: guide first, then the model on the guide's samples, with particles in a plate of their own."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from probgen.arguments import positive_int
-from probgen.errors import DivergedError, ProbgenError, UnsupportedObjective
+from probgen.errors import UnsupportedObjective
 from probgen.programs.checks import (
-    Replay,
-    bad_density,
     check_cut,
     check_guide,
     check_minibatches,
@@ -26,54 +21,28 @@ from probgen.programs.checks import (
     check_support,
     sample_sites,
 )
+from probgen.programs.execution import (
+    Execution,
+    Pair,
+    RunOptions,
+    aliased_trace,
+    check_frozen_densities,
+    densities_of,
+    execute,
+    frozen_densities,
+    indices_of,
+    joined,
+    latents_of,
+    no_guide,
+)
 from probgen.programs.guard import guarded
 from probgen.programs.modules import modules_of, untrained
-from probgen.programs.nonfinite import bad_parameter, require_defined
-from probgen.programs.param_scope import (
-    Program,
-    StoreState,
-    check_ownership,
-    frozen,
-    leaves,
-    owner_of,
-    preserved_buffers,
-    private_store,
-    users_store,
-)
-from probgen.programs.read import PARTICLES, Densities, nesting_of, read_terms
+from probgen.programs.nonfinite import require_defined
+from probgen.programs.param_scope import Program, owner_of, preserved_buffers
+from probgen.programs.read import Densities, nesting_of, read_terms
 from probgen.programs.terms import PairTerms, stack
 from probgen.seeding import preserved_rng, seeded
 from probgen.validation import validation
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a pair is run.
-
-    Attributes:
-        num_particles: samples of the guide per datum, K.
-        vectorize_particles: run all particles at once, in a plate left of all others; otherwise one by one.
-        max_plate_nesting: how deep the programs' plates nest; guessed by a trial run where infinite.
-        batch_plate: the plate over data; by default those around every latent and observed site.
-        freeze_guide: compute ``log q`` with the guide's parameters cut out of the graph, on aliases of the
-            samples, as sticking-the-landing and doubly reparameterized gradients need.
-        private: keep parameters in a scope of the pair; otherwise in the user's store, as `pyro.infer.SVI` needs.
-        validate: check observed values against their supports; reads tensors, so tracers switch it off.
-        check_frozen: compare the frozen guide's densities with the guide's own, which dropout makes differ.
-    """
-
-    num_particles: int = 1
-    vectorize_particles: bool = True
-    max_plate_nesting: float = math.inf
-    batch_plate: str | None = None
-    freeze_guide: bool = False
-    private: bool = True
-    validate: bool = True
-    check_frozen: bool = False
-
-
-def no_guide(*args: Any, **kwargs: Any) -> None:
-    """The empty guide, for models without latent sites."""
 
 
 def check_num_particles(num_particles: Any) -> int:
@@ -167,16 +136,26 @@ def trace_pair(
 def _trace_pair(
     model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any], options: RunOptions
 ) -> PairTerms:
-    pair = _Pair(model, guide or no_guide, args, kwargs)
+    pair = Pair(model, guide or no_guide, args, kwargs)
     count = check_num_particles(options.num_particles)
     if count > 1 and options.vectorize_particles:
         if math.isinf(options.max_plate_nesting):
             options = replace(options, max_plate_nesting=guess_max_plate_nesting(model, guide, args, kwargs))
-        return _record(pair, options).terms
+        return record(pair, options).terms
     single = replace(options, num_particles=1)
-    first = _record(pair, single)
-    others = [_record(pair, single, minibatch=first.minibatch).terms for _ in range(count - 1)]
+    first = record(pair, single)
+    others = [record(pair, single, minibatch=first.minibatch).terms for _ in range(count - 1)]
     return stack([first.terms, *others]) if others else first.terms
+
+
+def trace_leaves(
+    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any], options: RunOptions
+) -> tuple[PairTerms, dict[str, Tensor]]:
+    """As :func:`trace_pair` with the guide frozen and its samples cut from it; and these samples, with their path."""
+    options = replace(options, freeze_guide=True, leaves=True)
+    with validation(options.validate):
+        recording = record(Pair(model, guide or no_guide, args, kwargs), options)
+    return recording.terms, recording.samples
 
 
 def guess_max_plate_nesting(
@@ -184,19 +163,53 @@ def guess_max_plate_nesting(
 ) -> int:
     """The depth of the pair's plates, by a trial run that leaves generators and buffers as they were."""
     with trial(model, guide or no_guide), validation(validate):
-        return _record(_Pair(model, guide or no_guide, args, kwargs), RunOptions(validate=validate)).nesting
+        return record(Pair(model, guide or no_guide, args, kwargs), RunOptions(validate=validate)).nesting
 
 
 def declared_parameters(
     model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Tensor]:
     """The unconstrained tensors that a pair registers with Pyro, by their names there, by a trial run."""
-    pair = _Pair(model, guide or no_guide, args, kwargs)
+    modelled, guided = _declared(Pair(model, guide or no_guide, args, kwargs))
+    return guided | modelled
+
+
+def _declared(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     options = RunOptions(validate=False)
     with trial(pair.model, pair.guide), validation(False):
-        guided = _run(pair, pair.guide, options, None)
-        modelled = _run(pair, pair.model, options, guided.trace)
-    return guided.parameters | modelled.parameters
+        guided = execute(pair, pair.guide, options, None)
+        modelled = execute(pair, pair.model, options, guided.trace)
+    return modelled.parameters, guided.parameters
+
+
+def parameters_by_side(
+    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """(the trained tensors of the model, those of the guide), by a trial run.
+
+    Raises:
+        UnsupportedObjective: both use one tensor, so that the sides cannot be trained apart.
+    """
+    pair = Pair(model, guide or no_guide, args, kwargs)
+    sides = []
+    for program, declared in zip((pair.model, pair.guide), _declared(pair), strict=True):
+        owner = owner_of(program)
+        owned = list(owner.parameters()) if isinstance(owner, nn.Module) else []
+        unique = {id(value): value for value in (*owned, *declared.values()) if value.requires_grad}
+        sides.append(unique)
+    if shared := sides[0].keys() & sides[1].keys():
+        shape = tuple(sides[0][next(iter(shared))].shape)
+        raise UnsupportedObjective(
+            f"model and guide share a parameter of shape {shape}, but this objective trains them apart; give each its "
+            "own, or use `IWAE`"
+        )
+    return list(sides[0].values()), list(sides[1].values())
+
+
+def trial_terms(model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairTerms:
+    """The terms of one particle, for their structure alone, by a trial run."""
+    with trial(model, guide or no_guide), validation(False):
+        return record(Pair(model, guide or no_guide, args, kwargs), RunOptions(validate=False)).terms
 
 
 @contextmanager
@@ -212,41 +225,20 @@ def trial(*programs: Program) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    model: Program
-    guide: Program
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+class Recording:
+    """What one run of a pair leaves."""
 
-
-@dataclass(frozen=True)
-class _Recording:
     terms: PairTerms
     nesting: int
     minibatch: poutine.Trace  # the plates' indices alone, so that later particles see the same data
+    samples: dict[str, Tensor]  # where the terms hold leaves, what the guide drew, with its path
 
 
-def _record(pair: _Pair, options: RunOptions, minibatch: poutine.Trace | None = None) -> _Recording:
+def record(pair: Pair, options: RunOptions, minibatch: poutine.Trace | None = None) -> Recording:
     """One run of guide and model, all particles at once."""
-    guide = _run(pair, pair.guide, options, minibatch)
-    guide_trace = guide.trace
-    check_guide(guide_trace)
-    if options.freeze_guide:
-        guide_trace = _aliased(guide_trace)
-        log_q = _frozen_densities(pair, guide_trace, options, guide)
-        if options.check_frozen:
-            _check_frozen(_densities(guide.trace, "guide"), log_q)
-            check_cut([site["value"] for site in sample_sites(guide_trace)], log_q)
-    else:
-        log_q = _densities(guide_trace, "guide")
-    model_trace = _run(pair, pair.model, options, _joined(guide_trace, minibatch)).trace
-    check_pair(model_trace, guide_trace)
-    if options.validate:
-        check_minibatches(model_trace, guide_trace)
-        for site in sample_sites(model_trace):
-            if site["is_observed"]:
-                check_support(site)
-    log_p = _densities(model_trace, "model")
+    guide = execute(pair, pair.guide, options, minibatch)
+    guide_trace, log_q = guide_densities(pair, guide, options)
+    model_trace, log_p = model_densities(pair, guide_trace, options, minibatch)
     plated = options.num_particles > 1
     nesting = int(options.max_plate_nesting) if plated else nesting_of(model_trace, guide_trace)
     terms = read_terms(
@@ -258,117 +250,33 @@ def _record(pair: _Pair, options: RunOptions, minibatch: poutine.Trace | None = 
         nesting=nesting,
         batch_plate=options.batch_plate,
     )
-    return _Recording(terms, nesting, _indices(guide_trace, model_trace))
+    samples = {site["name"]: site["value"] for site in sample_sites(guide.trace)} if options.leaves else {}
+    return Recording(terms, nesting, indices_of(guide_trace, model_trace), samples)
 
 
-@dataclass(frozen=True)
-class _Execution:
-    trace: poutine.Trace
-    store: StoreState
-    parameters: dict[str, Tensor]  # unconstrained, by the names of the store
+def guide_densities(pair: Pair, guide: Execution, options: RunOptions) -> tuple[poutine.Trace, Densities]:
+    """(the trace that the model is to replay, log q of its samples), frozen where the options say so."""
+    check_guide(guide.trace)
+    if not options.freeze_guide:
+        return guide.trace, densities_of(guide.trace, "guide")
+    aliased = aliased_trace(guide.trace, as_leaves=options.leaves)
+    log_q = frozen_densities(pair, aliased, options, guide)
+    if options.check_frozen:
+        check_frozen_densities(densities_of(guide.trace, "guide"), log_q)
+        check_cut([site["value"] for site in sample_sites(aliased)], log_q)
+    return aliased, log_q
 
 
-def _run(
-    pair: _Pair,
-    program: Program,
-    options: RunOptions,
-    replayed: poutine.Trace | None,
-    state: StoreState | None = None,
-) -> _Execution:
-    """Runs one program, on the samples of ``replayed`` where there are some."""
-    with ExitStack() as contexts:
-        store = contexts.enter_context(private_store(state) if options.private else users_store(program))
-        recorder = contexts.enter_context(poutine.trace())
-        if replayed is not None:
-            contexts.enter_context(Replay(replayed))
-        if options.num_particles > 1:
-            dim = -1 - int(options.max_plate_nesting)
-            contexts.enter_context(pyro.plate(PARTICLES, options.num_particles, dim=dim))
-        try:
-            program(*pair.args, **pair.kwargs)
-        except Exception as error:
-            _blame_statements(recorder.trace, options, error)
-            raise
-        check_ownership(recorder.trace, program, (pair.model, pair.guide))
-        parameters = leaves(recorder.trace)
-    return _Execution(recorder.trace, store, parameters)
-
-
-def _blame_statements(trace: poutine.Trace, options: RunOptions, error: Exception) -> None:
-    """Raises if a program has failed on a ``pyro.param`` that is not finite: after the failure, it is not there."""
-    declared = {name: value for name, value in leaves(trace).items() if not isinstance(value, nn.Parameter)}
-    if options.validate and (parameter := bad_parameter(declared)) is not None:
-        raise DivergedError(f"a program fails: {parameter}; start from finite values") from error
-
-
-def _densities(trace: poutine.Trace, side: str) -> Densities:
-    densities = {}
-    for site in sample_sites(trace):
-        try:
-            densities[site["name"]] = site["fn"].log_prob(site["value"])
-        except (ProbgenError, NotImplementedError):
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise bad_density(site, side, error) from error
-    return densities
-
-
-def _aliased(trace: poutine.Trace) -> poutine.Trace:
-    """The trace with every sample replaced by a view of it, on which gradients can be rescaled."""
-    aliased = trace.copy()
-    for site in list(sample_sites(trace)):
-        aliased.nodes[site["name"]] = {**site, "value": site["value"].view_as(site["value"])}
-    return aliased
-
-
-def _frozen_densities(pair: _Pair, aliased: poutine.Trace, options: RunOptions, guide: _Execution) -> Densities:
-    """``log q`` at the aliases with the guide's parameters detached.
-
-    The guide runs again, and the densities are computed inside the frozen scope, because transforms read
-    their parameters when ``log_prob`` runs.
-    """
-    owner = owner_of(pair.guide)
-    parameters = list(guide.parameters.values())
-    if isinstance(owner, nn.Module):
-        parameters.extend(owner.parameters())
-    with frozen(parameters), preserved_buffers(owner), poutine.block(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*was not registered in the param store.*")
-        trace = _run(pair, pair.guide, options, aliased, guide.store).trace
-        try:
-            return _densities(trace, "guide")
-        except (NotImplementedError, KeyError) as error:
-            raise UnsupportedObjective(
-                "a transform of the guide has no inverse (a planar flow?), so its log-density cannot be computed with "
-                'frozen parameters; use `gradient="pathwise"`'
-            ) from error
-
-
-def _check_frozen(own: Densities, frozen_guide: Densities) -> None:
-    for name, density in own.items():
-        other = frozen_guide[name].detach()
-        tolerance = 1e-3 if density.dtype == torch.float32 else 1e-6  # inverses of flows lose a few digits
-        if not torch.allclose(density, other, rtol=tolerance, atol=tolerance, equal_nan=True):
-            raise UnsupportedObjective(
-                f"running the guide twice on the same samples gives another log-density at site '{name}' (dropout, or "
-                'other noise of its own); put that layer into eval mode, or use `gradient="pathwise"`'
-            )
-
-
-def _joined(guide: poutine.Trace, minibatch: poutine.Trace | None) -> poutine.Trace:
-    """The guide's trace with the indices of plates that only the model has."""
-    if minibatch is None:
-        return guide
-    joined = guide.copy()
-    for name, node in minibatch.nodes.items():
-        if name not in joined.nodes:
-            joined.add_node(name, **node)
-    return joined
-
-
-def _indices(*traces: poutine.Trace) -> poutine.Trace:
-    indices = poutine.Trace()
-    for trace in traces:
-        for name, node in trace.nodes.items():
-            if node["type"] == "sample" and site_is_subsample(node) and name not in indices.nodes:
-                indices.add_node(name, **node)
-    return indices
+def model_densities(
+    pair: Pair, guide_trace: poutine.Trace, options: RunOptions, minibatch: poutine.Trace | None
+) -> tuple[poutine.Trace, Densities]:
+    """(the model's trace on the samples of the guide's, log p of its sites)."""
+    replayed = joined(guide_trace, minibatch)
+    trace = execute(pair, pair.model, options, replayed, latents=latents_of(guide_trace)).trace
+    check_pair(trace, guide_trace)
+    if options.validate:
+        check_minibatches(trace, guide_trace)
+        for site in sample_sites(trace):
+            if site["is_observed"]:
+                check_support(site)
+    return trace, densities_of(trace, "model")

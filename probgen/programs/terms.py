@@ -33,19 +33,27 @@ class Layout:
 
     def collapse(self, density: Tensor) -> Tensor:
         """Masks, scales and sums a tensor laid out as the site's log-density to ``[K, batch]``."""
-        density = scale_and_mask(density, self.inner_scale, self.mask)
-        density = density.reshape((1,) * (self.depth - density.dim()) + density.shape)  # [K or 1, *plates]
+        density = self.arrange(density)
         inner = [dim for dim in range(1 - self.depth, 0) if dim not in self.batch_dims]
         if inner:
             density = density.sum(inner)
         return density.expand(self.num_particles, *self.batch_shape)
 
-    def spread(self, weights: Tensor, value: Tensor, event_dim: int) -> Tensor:
-        """Lays weights ``[K, batch]`` out so that they multiply a site's value ``[K, *plates, *event]``."""
-        shape = [self.num_particles] + [1] * (self.depth - 1)
+    def arrange(self, density: Tensor) -> Tensor:
+        """Masks and scales a tensor laid out as the site's log-density, ``[K or 1, *plates]``."""
+        density = scale_and_mask(density, self.inner_scale, self.mask)
+        return density.reshape((1,) * (self.depth - density.dim()) + density.shape)
+
+    def place(self, weights: Tensor, event_dim: int) -> Tensor:
+        """Lays ``[K or 1, batch]`` out as ``[K or 1, *plates, *event]`` with 1 wherever there is no batch plate."""
+        shape = [weights.shape[0]] + [1] * (self.depth - 1)
         for dim, size in zip(self.batch_dims, self.batch_shape, strict=True):
             shape[dim] = size
-        weights = weights.reshape(shape + [1] * event_dim)
+        return weights.reshape(shape + [1] * event_dim)
+
+    def spread(self, weights: Tensor, value: Tensor, event_dim: int) -> Tensor:
+        """Lays weights ``[K, batch]`` out so that they multiply a site's value ``[K, *plates, *event]``."""
+        weights = self.place(weights, event_dim)
         while weights.dim() > value.dim():  # a run of one particle has no particle dimension
             weights = weights.squeeze(0)
         return weights
@@ -65,10 +73,13 @@ class SiteTerm:
         local: whether the site lies inside a plate over data.
         reparameterized: whether the guide samples it by ``rsample``.
         point: whether the guide is a point mass here (AutoDelta).
+        mode: how the guide's site was sampled if not as its distribution says; see ``probgen.programs.sampling``.
         p: the model's distribution, or None.
         q: the guide's distribution, or None.
         layout: how its log-density under the guide (for an observed site, the model) becomes ``[K, batch]``.
         model_layout: the same for the model; None for an auxiliary site.
+        density_p: the model's log-density as it was recorded; None if there is none, or particles ran one by one.
+        density_q: likewise the guide's.
     """
 
     name: str
@@ -84,6 +95,19 @@ class SiteTerm:
     q: Any
     layout: Layout
     model_layout: Layout | None
+    mode: str | None = None
+    density_p: Tensor | None = None
+    density_q: Tensor | None = None
+
+    @property
+    def plated_p(self) -> Tensor | None:
+        """``log_p`` before inner plates are summed, ``[K or 1, *plates]``; None if unknown."""
+        return None if self.density_p is None else self.model_layout.arrange(self.density_p)  # type: ignore[union-attr]
+
+    @property
+    def plated_q(self) -> Tensor | None:
+        """The same of ``log_q``."""
+        return None if self.density_q is None else self.layout.arrange(self.density_q)
 
     def scale_gradient(self, weights: Tensor) -> None:
         """Multiplies the gradient that reaches the guide through this sample by ``weights``, ``[K, batch]``.
@@ -196,6 +220,7 @@ def stack(runs: list[PairTerms]) -> PairTerms:
 def _stack_site(sites: list[SiteTerm]) -> SiteTerm:
     shared = {field.name: getattr(sites[0], field.name) for field in fields(SiteTerm)}
     joined = {name: _concatenate([getattr(site, name) for site in sites]) for name in ("log_p", "log_q", "score")}
+    shared |= {"density_p": None, "density_q": None}
     value = torch.stack([site.value for site in sites])
     return _StackedSite(**(shared | joined | {"value": value}), parts=tuple(sites))
 

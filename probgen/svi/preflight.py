@@ -17,7 +17,7 @@ from probgen.data.batches import Batches, Call, Stream, as_call, to_device
 from probgen.data.memory import Arrays, named
 from probgen.errors import DataError, ProbgenError
 from probgen.objectives import PairLoss
-from probgen.objectives.base import require_finite_loss
+from probgen.objectives.pair import require_finite_loss
 from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
 from probgen.programs.checks import check_values
 from probgen.programs.guard import failure
@@ -71,9 +71,9 @@ def preflight(pair: PairLoss, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     """
     with rehearsal(modules_of(pair.model, pair.guide)):
         try:
-            terms = pair.terms_from(args, kwargs)
+            estimate = pair.estimate_from(args, kwargs)
+            terms = estimate.terms
             _check_real(terms)
-            estimate = pair.objective.estimate(terms)
             if held_out:
                 require_defined(estimate.bound, pair.model, pair.guide, args, kwargs, terms)
             else:

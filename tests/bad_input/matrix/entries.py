@@ -17,7 +17,20 @@ from matrix.kinds import Kind
 from matrix.pairs import Pair
 from probgen.comparison import grid
 from probgen.models import PPCA
-from probgen.objectives import ELBO, IWAE, MIWAE, MaximumLikelihood, Objective, Renyi
+from probgen.objectives import (
+    CIWAE,
+    CUBO,
+    ELBO,
+    EUBO,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    RWS,
+    TVO,
+    MaximumLikelihood,
+    Objective,
+    Renyi,
+)
 
 ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
 Result = dict[str, Tensor]
@@ -141,17 +154,26 @@ def compare(case: Case) -> Result:
 # --- objectives -------------------------------------------------------------------------------------------------------
 
 OBJECTIVES: dict[str, Callable[[int], Objective]] = {
+    "CIWAE": lambda k: CIWAE(num_particles=k),
+    "CUBO": lambda k: CUBO(num_particles=k),
     "ELBO": lambda k: ELBO(num_particles=k),
+    "EUBO": lambda k: EUBO(num_particles=k),
     "IWAE": lambda k: IWAE(num_particles=k),
     "MIWAE": lambda k: MIWAE(num_particles=(2, k)),
+    "PIWAE": lambda k: PIWAE(num_particles=(2, k)),
+    "RWS": lambda k: RWS(num_particles=k),
     "Renyi": lambda k: Renyi(alpha=0.5, num_particles=k),
+    "TVO": lambda k: TVO(num_particles=k),
     "MaximumLikelihood": lambda k: MaximumLikelihood(),
 }
 
 
 def in_pyro(make: Callable[[int], Objective], case: Case) -> Result:
-    svi = pyro.infer.SVI(*case.pair, pyro.optim.Adam({"lr": 1e-2}), make(case.particles))
+    objective = make(case.particles)
+    svi = pyro.infer.SVI(*case.pair, pyro.optim.Adam({"lr": 1e-2}), objective)
     loss = svi.step(case.data)
+    if isinstance(objective, CUBO | EUBO):  # upper bounds, minimised as they are
+        loss = -loss
     return {"loss": torch.tensor(loss), **_parameters(case)}
 
 
