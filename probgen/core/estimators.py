@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from probgen.core import bounds
-from probgen.core.ops import Array
+from probgen.core.ops import Array, namespace
 from probgen.core.weights import normalized_weights, particle_namespace
 from probgen.errors import ArgumentError
 
@@ -530,5 +530,5 @@ def _live(log_weights: Array) -> Array:
 
 
 def _finite(baseline: Array) -> Array:
-    xp = particle_namespace(baseline)
+    xp = namespace(baseline)
     return xp.where(abs(baseline) < math.inf, xp.where(abs(baseline) < math.inf, baseline, 0.0), 0.0)

@@ -39,9 +39,8 @@ def _dream(pair: Pair, options: RunOptions) -> PairTerms:
     observed = [site["name"] for site in sample_sites(seen) if site["is_observed"]]
     for name in observed:
         dreamt.nodes[name]["is_observed"] = True
-    args, kwargs = _with_dreams(
-        pair, {name: (seen.nodes[name]["value"], dreamt.nodes[name]["value"]) for name in observed}
-    )
+    values: dict[str, Any] = {name: (seen.nodes[name]["value"], dreamt.nodes[name]["value"]) for name in observed}
+    args, kwargs = _with_dreams(pair, values)
     asleep = Pair(pair.model, pair.guide, args, kwargs)
     latents = {site["name"] for site in sample_sites(dreamt)} - set(observed)
     guide_trace = execute(asleep, asleep.guide, options, dreamt, latents=latents).trace
