@@ -191,12 +191,15 @@ def parameters_by_side(
         UnsupportedObjective: both use one tensor, so that the sides cannot be trained apart.
     """
     pair = Pair(model, guide or no_guide, args, kwargs)
+    with untrained(modules_of(model, guide)) as kept:
+        both = _declared(pair)
+    fixed = {id(value) for value in kept}
     sides = []
-    for program, declared in zip((pair.model, pair.guide), _declared(pair), strict=True):
+    for program, declared in zip((pair.model, pair.guide), both, strict=True):
         owner = owner_of(program)
         owned = list(owner.parameters()) if isinstance(owner, nn.Module) else []
-        unique = {id(value): value for value in (*owned, *declared.values()) if value.requires_grad}
-        sides.append(unique)
+        trained = [value for value in (*owned, *declared.values()) if value.requires_grad]
+        sides.append({id(value): value for value in trained if id(value) not in fixed})
     if shared := sides[0].keys() & sides[1].keys():
         shape = tuple(sides[0][next(iter(shared))].shape)
         raise UnsupportedObjective(

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from probgen import SVI
 from probgen.checkpoints import Checkpoints
 from probgen.errors import ArgumentError, ArgumentTypeError, CheckpointError, DivergedError, ProbgenError
-from probgen.objectives import ELBO, IWAE, Player
+from probgen.objectives import ELBO, IWAE, RWS, Player
 from probgen.svi import load_weights, warmup_cosine
 
 
@@ -543,6 +543,22 @@ OPTIMIZERS = {
     "RMSprop": {"centered": True, "momentum": 0.5},
     "SGD": {"nesterov": True, "momentum": 0.9},
 }
+
+
+@pytest.mark.parametrize("update", ["wake", "wake-sleep"])
+def test_objectives_of_two_sides(make_svi, plan, run_dir, update):
+    adam = functools.partial(torch.optim.Adam, lr=0.01)
+
+    def make():
+        base = make_svi()
+        return SVI(base.model, base.guide, adam, RWS(num_particles=3, guide_update=update), accelerator="cpu")
+
+    whole = make()
+    expected = left(whole, whole.run(**plan))
+    with pytest.raises(Stop):
+        stopping(make(), 4).run(**plan, run_dir=EveryStep(run_dir))
+    resumed = make()
+    assert_same(expected, left(resumed, resumed.run(**plan, run_dir=run_dir, resume=True)))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
