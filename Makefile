@@ -27,7 +27,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # typecheck and wheel share build/
-.PHONY: help install demo test lint format typecheck wheel docs tutorials bad-input bench bench-mnist crashtest fuzz reproduce-zoo clean
+.PHONY: help install demo test lint format typecheck wheel docs tutorials bad-input bench bench-mnist bench-numpyro bench-snr reproduce-estimators reproduce-sbn reproduce-resampled crashtest fuzz certify mutants reproduce-zoo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,14 +73,35 @@ bad-input: $(INSTALLED) ## write docs/bad-input.md: what every way into the libr
 bench: $(INSTALLED) ## time a training step
 	$(PY) benchmarks/step_time.py $(ARGS)
 
+bench-numpyro: $(INSTALLED) ## time NumPyro's training step under our objectives and under its own
+	$(PY) benchmarks/numpyro_objectives.py $(ARGS)
+
 bench-mnist: $(INSTALLED) ## train the importance-weighted autoencoder on MNIST (needs PROBGEN_DATA)
 	$(PY) benchmarks/mnist_iwae.py $(ARGS)
+
+bench-snr: $(INSTALLED) ## signal-to-noise ratio of IWAE's gradients against the number of particles
+	$(ONE_THREAD) $(PY) benchmarks/snr.py $(ARGS)
+
+reproduce-estimators: $(INSTALLED) ## IWAE on MNIST by pathwise and DReG gradients (needs PROBGEN_DATA)
+	$(ONE_THREAD) $(PY) benchmarks/estimators_mnist.py $(ARGS)
+
+reproduce-sbn: $(INSTALLED) ## a sigmoid belief net on MNIST by five estimators (needs PROBGEN_DATA)
+	$(ONE_THREAD) $(PY) benchmarks/sbn_mnist.py $(ARGS)
+
+reproduce-resampled: $(INSTALLED) ## the resampled backward pass at equal seconds on MNIST (needs PROBGEN_DATA)
+	$(ONE_THREAD) $(PY) benchmarks/resampled.py $(ARGS)
 
 crashtest: $(INSTALLED) ## kill training 200 times, resume it, and compare the end bit for bit
 	$(ONE_THREAD) $(PY) benchmarks/crashtest.py $(ARGS)
 
 fuzz: $(INSTALLED) ## resume from 20,000 mutated checkpoints
 	$(ONE_THREAD) $(PY) benchmarks/fuzz_checkpoints.py $(ARGS)
+
+certify: $(INSTALLED) ## compare every gradient estimator with exact gradients; writes docs/certificates.md
+	$(ONE_THREAD) $(PY) benchmarks/certify.py --workers $(WORKERS) $(ARGS)
+
+mutants: $(INSTALLED) ## plant wrong gradients and see whether certification finds them; writes docs/mutants.md
+	$(ONE_THREAD) $(PY) benchmarks/mutants.py --workers $(WORKERS) $(ARGS)
 
 reproduce-zoo: $(INSTALLED) ## train and evaluate every registered model
 	$(PY) benchmarks/zoo.py $(ARGS)

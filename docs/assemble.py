@@ -89,7 +89,7 @@ def relinked(text: str, source: str, repository: dict[str, str]) -> str:
 def write(folder: Path) -> None:
     """Writes all pages and notebooks; those that have not changed keep their time, and Sphinx reads only new ones."""
     files = {name: text.encode() for name, text in pages().items()}
-    files |= {f"tutorials/{path.name}": path.read_bytes() for path in notebooks()}
+    files |= {f"tutorials/{path.name}": path.read_bytes() for path in notebooks()} | results.drawings()
     for old in [path for path in folder.rglob("*") if path.is_file()]:
         if str(old.relative_to(folder)) not in files:
             old.unlink()

@@ -30,6 +30,11 @@ MODULES = {
     "evidence": ("Evidence", ["probgen.evidence"], "Estimates of log p(x), per datum, with their errors."),
     "comparison": ("Comparing", ["probgen.comparison"], "Objectives side by side."),
     "programs": ("Programs", ["probgen.programs"], "Runs a (model, guide) pair once and reads its log-weights."),
+    "numpyro": (
+        "NumPyro",
+        ["probgen.numpyro", "probgen.models.numpyro", "probgen.guides.numpyro"],
+        "The same objectives for `numpyro.infer.SVI`, a loop of whole epochs in `lax.scan`, evidence, twins of models.",
+    ),
     "bounds": ("Bounds", ["probgen.core.bounds"], "Pure functions of log-weights, for torch, JAX and NumPy."),
     "weights": ("Importance weights", ["probgen.core.weights"], "What the weights say about a guide."),
     "divergences": (
@@ -47,6 +52,11 @@ MODULES = {
     "plots": ("Figures", ["probgen.plots"], "Every figure comes with the numbers behind it."),
     "runs": ("Runs", ["probgen.runs"], "Runs in folders: settings, and pairs that are built from them."),
     "nets": ("Networks", ["probgen.nets"], "Networks without probabilities."),
+    "testing": (
+        "Testing",
+        ["probgen.testing", "probgen.testing.checks", "probgen.testing.problems"],
+        "Contracts of models, guides and objectives as checks, and certificates of gradients, for ours and for yours.",
+    ),
     "registry": ("Names", ["probgen.registry", "probgen.config"], "Names and specs, and what they build."),
     "seeds": ("Seeds and checks", ["probgen.seeding", "probgen.validation"], "What holds for the length of a block."),
     "errors": ("Errors", ["probgen.errors"], "Every error that is raised on purpose."),

@@ -6,6 +6,10 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 TITLES = {
+    "estimators_mnist": "Gradients of IWAE on MNIST",
+    "resampled": "The resampled backward pass",
+    "sbn_mnist": "Binary latents on MNIST",
+    "snr": "Signal-to-noise ratio of gradients",
     "mnist_iwae": "MNIST beside a hand-written loop",
     "step_time": "Time of a training step",
     "zoo": "Every model, guide and likelihood",
@@ -27,6 +31,38 @@ DETAILS = {
 }
 
 
+def drawings() -> dict[str, bytes]:
+    """The figures that pages show, as PNG files."""
+    return {f"results/{topic}.png": draw(_read(topic)) for topic, draw in FIGURES.items() if _path(topic).is_file()}
+
+
+def draw_snr(content: dict[str, Any]) -> bytes:
+    """Signal-to-noise ratio against particles, guide and model apart, with the rates of large numbers dotted."""
+    from probgen.plots.drawing import as_png
+    from probgen.plots.style import BLUE, GREY, VERMILION, new_figure, tidy, title
+
+    figure = new_figure(9.0, 3.6)
+    for axes, player in zip(figure.subplots(1, 2, sharey=True), ("guide", "model"), strict=True):
+        points = [entry for entry in content["figures"] if entry.get("player") == player]
+        for gradient, colour, marker in (("pathwise", VERMILION, "s"), ("dreg", BLUE, "o")):
+            found = [entry for entry in points if entry["gradient"] == gradient]
+            k, ratio = [entry["particles"] for entry in found], [entry["value"] for entry in found]
+            error = [2 * entry["standard_error"] for entry in found]
+            axes.errorbar(k, ratio, yerr=error, color=colour, marker=marker, markersize=4, capsize=2, label=gradient)
+            rate = -0.5 if (gradient, player) == ("pathwise", "guide") else 0.5
+            ends = [10, k[-1]]
+            axes.plot(ends, [ratio[-1] * (end / k[-1]) ** rate for end in ends], color=GREY, linestyle=":")
+        axes.set(xscale="log", yscale="log", xlabel="particles K")
+        title(axes, f"Gradient of the {player}'s parameters (dotted: K to the power of one half, up or down)", 4.0)
+        tidy(axes)
+        axes.legend(frameon=False)
+    figure.axes[0].set_ylabel("|E g| / sqrt(variance)")
+    return as_png(figure)
+
+
+FIGURES = {"snr": draw_snr}  # topic -> what draws its file
+
+
 def pages(about: str) -> dict[str, str]:
     """All pages of results, and the page that says how they are measured, to which the list is added."""
     topics = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -36,9 +72,19 @@ def pages(about: str) -> dict[str, str]:
 
 def page(topic: str) -> str:
     """One file as a table, with where it came from."""
-    content = json.loads((FOLDER / f"{topic}.json").read_text(encoding="utf-8"))
+    content = _read(topic)
     title = TITLES.get(topic, topic.replace("_", " ").capitalize())
-    return "\n".join([f"# {title}\n", provenance(content), table(content), settings(content)])
+    shown = [f"![{title}]({topic}.png)\n"] if topic in FIGURES else []
+    return "\n".join([f"# {title}\n", provenance(content), *shown, table(content), settings(content)])
+
+
+def _read(topic: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(_path(topic).read_text(encoding="utf-8"))
+    return content
+
+
+def _path(topic: str) -> Path:
+    return FOLDER / f"{topic}.json"
 
 
 def provenance(content: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ _LAZY = {
     "compare": "probgen.comparison",
     "divergence": "probgen.divergences",
     "evaluate": "probgen.evidence",
+    "gradient_report": "probgen.comparison",
     "load": "probgen.runs",
     "log_weights": "probgen.programs",
 }
@@ -38,6 +39,7 @@ _MODULES = {
     "registry",
     "runs",
     "svi",
+    "testing",
 }
 
 __all__ = ["__version__", *sorted(_LAZY), *sorted(_MODULES)]

@@ -84,6 +84,19 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (folder / "comparison.png").exists()
 
 
+def test_compare_at_equal_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [word for word in QUICK if word not in ("--num-epochs", "1")]
+    specs = ("elbo", "piwae:num_particles=(2,30),gradient=dreg")
+    arguments = ["--num-seconds", "0.2", "--objectives", *specs, "--run-dir", str(tmp_path)]
+    assert main(["compare", *options, *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "steps" in printed.splitlines()[0].split()
+    assert "0.2 s of training each" in printed
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert set(config["num_steps"]) == set(specs)
+    assert config["command"]["num_epochs"] is None
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -139,6 +152,7 @@ def never_trained(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--num-particles", "0"), "`num_particles` must be a whole number of at least 1"),
         (("--seeds", "0", "0"), "`seeds` must differ"),
         (("--accelerator", "warp"), "`accelerator` must be 'auto' or a device"),
+        (("--num-seconds", "2"), "pass one of `--num-epochs` and `--num-seconds`"),
     ],
 )
 def test_an_error_is_one_line_before_training(

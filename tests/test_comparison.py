@@ -17,13 +17,14 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from probgen import SVI, Evidence, compare, evaluate
+from probgen import SVI, Evidence, compare, evaluate, registry
 from probgen.comparison import Comparison, Run, RunSpec, grid
 from probgen.data import Dataset
 from probgen.errors import ArgumentError, ArgumentTypeError, DataError, DivergedError, MissingExtra, ProgramError
 from probgen.guides import AmortizedNormal
 from probgen.models import PPCA, VAE, GaussianMixture
 from probgen.objectives import ELBO, IWAE, MaximumLikelihood
+from probgen.svi import warmup_cosine
 
 MODEL = functools.partial(PPCA, 4, 2)
 GUIDE = functools.partial(AmortizedNormal, (4,), 2, (5,))
@@ -307,7 +308,7 @@ def test_refused_before_training(x: Tensor, tmp_path: Path) -> None:
         quick(runs, x, seeds=3)
     with pytest.raises(ArgumentError, match="`seeds` must differ"):
         quick(runs, x, seeds=(1, 1))
-    with pytest.raises(ArgumentError, match="one of `num_epochs` and `num_steps`"):
+    with pytest.raises(ArgumentError, match="one of `num_epochs`, `num_steps` and `num_seconds`"):
         quick(runs, x, num_steps=3)
     with pytest.raises(ArgumentError, match="`num_epochs` must be a whole number of at least 1"):
         quick(runs, x, num_epochs=0)
@@ -317,6 +318,53 @@ def test_refused_before_training(x: Tensor, tmp_path: Path) -> None:
         quick({}, x)
     with pytest.raises(ArgumentTypeError, match="`runs` must be a dictionary"):
         quick([ELBO()], x)
+
+
+def test_equal_seconds_are_that_many_steps(x: Tensor, tmp_path: Path) -> None:
+    runs = grid(MODEL, GUIDE, {"elbo": ELBO(), "many": IWAE(num_particles=3000)}, ADAM, schedule=warmup_cosine())
+    state = torch.get_rng_state()
+    got = quick(runs, x, num_epochs=None, num_seconds=0.4, seeds=(0, 1), run_dir=tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), state)
+    steps = {label: {run.num_steps for run in got.runs if run.label == label} for label in runs}
+    assert all(len(counts) == 1 for counts in steps.values())  # the same for both seeds
+    few, many = (counts.pop() for counts in (steps["many"], steps["elbo"]))
+    assert 1 <= few < many
+    again = quick(runs, x, num_epochs=None, num_steps=many)  # all else is as with that number of steps
+    assert torch.equal(again.runs[0].losses, got.runs[0].losses)
+    assert torch.equal(again.runs[0].evidence.log_prob, got.runs[0].evidence.log_prob)
+    assert [row.num_steps for row in got.rows] == [many, few]
+    header = got.to_text().splitlines()[0].split()
+    assert "steps" in header
+    assert "0.4 s of training each" in got.to_text()
+    assert "steps" not in again.to_text().splitlines()[0].split()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["num_seconds"], config["num_steps"]) == (0.4, {"elbo": many, "many": few})
+
+
+def test_the_budget_of_seconds_is_about_kept(x: Tensor) -> None:
+    got = quick(grid(MODEL, GUIDE, {"elbo": ELBO()}, ADAM), x, num_epochs=None, num_seconds=1.0).runs[0]
+    assert 0.2 < got.num_steps * got.ms_per_step / 1000 < 5.0  # another process may take the machine meanwhile
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.inf, "1"])
+def test_seconds_are_a_number_above_zero(x: Tensor, value: Any) -> None:
+    with pytest.raises(ArgumentError, match="`num_seconds` must be a finite number above 0"):
+        quick(grid(MODEL, GUIDE, OBJECTIVES, ADAM), x, num_epochs=None, num_seconds=value)
+
+
+def test_objectives_by_spec(x: Tensor) -> None:
+    specs = ["elbo:beta=2.0", "iwae:num_particles=3,gradient=dreg"]
+    assert quick(grid(MODEL, GUIDE, specs, ADAM), x).labels == tuple(specs)
+    with pytest.raises(ArgumentError, match="'iwae'"):
+        grid(MODEL, GUIDE, ["iwea"], ADAM)
+    with pytest.raises(ArgumentTypeError, match="an objective must be one of"):
+        grid(MODEL, GUIDE, {"a": print}, ADAM)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("objective") if name != "maximum-likelihood"])
+def test_every_objective_of_the_registry(x: Tensor, name: str) -> None:
+    got = quick(grid(MODEL, GUIDE, [registry.entry("objective", name).example], ADAM), x)
+    assert math.isfinite(got.rows[0].log_prob)
 
 
 def test_a_run_that_diverges_is_named(x: Tensor) -> None:

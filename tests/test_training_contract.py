@@ -1,4 +1,7 @@
-"""Every model of the registry trains on every objective that fits it, in Pyro's loop, in torch's and in ours."""
+"""Every model of the registry trains on every objective that fits it, in Pyro's loop, in torch's and in ours.
+
+What holds for an objective on any pair is in tests/testing/test_checks_registry.py.
+"""
 
 import functools
 import math
@@ -96,15 +99,23 @@ def test_trains_in_a_torch_loop(build, data, model_name, objective_name):
 
 @pytest.mark.parametrize("capture", [False, True])
 @pytest.mark.parametrize(("model_name", "objective_name"), TRAINED)
-def test_trains_in_our_loop_and_improves(build, data, model_name, objective_name, capture):
+def test_training_in_our_loop_raises_the_bound(build, data, model_name, objective_name, capture):
     model, guide = build(model_name)
     objective = objective_of(objective_name)
     adam = functools.partial(torch.optim.Adam, lr=3e-2)
     svi = probgen.SVI(model, guide, adam, objective, capture=capture)
-    result = svi.run(data(model_name), num_steps=60, seed=0, progress=False)
-    first, last = result.losses[:10], result.losses[-10:]
-    error = math.hypot(first.std() / 10**0.5, last.std() / 10**0.5)
-    assert last.mean() < first.mean() - 2 * error
+    args = data(model_name)
+    before = bounds(objective, model, guide, args)
+    result = svi.run(args, num_steps=40, seed=0, progress=False)
+    assert torch.isfinite(result.losses).all()
+    rise = bounds(objective, model, guide, args) - before  # in pairs: the same data and noise
+    assert rise.mean() > 2 * rise.std() / len(rise) ** 0.5
+
+
+def bounds(objective, model, guide, args):
+    """The bound of each datum, averaged over a few runs on the same noise."""
+    pyro.set_rng_seed(1)
+    return torch.stack([objective.bound(model, guide, *args) for _ in range(10)]).mean(0)
 
 
 @pytest.mark.parametrize(("model_name", "objective_name"), [cell for cell in CELLS if not fits(*cell)])

@@ -55,8 +55,11 @@ class Compare(PairSettings):
         tuple[str, ...], arg(help=f"Specs of the objectives, of {_names('objective')}.", metavar="SPEC [SPEC ...]")
     ] = OBJECTIVES
 
-    num_epochs: int = 100
-    """Passes over the data."""
+    num_epochs: int | None = None
+    """Passes over the data; 100 where neither this nor num_seconds is given."""
+
+    num_seconds: float | None = None
+    """Train each objective for as many steps as fit into these seconds, in place of num_epochs."""
 
     batch_size: int = 100
     """Data per step, and per minibatch of the evaluation."""

@@ -15,6 +15,8 @@ from probgen.objectives import Objective
 from probgen.runs.building import adam, load_data, recipe, schedule_of, shape_of
 from probgen.runs.saved import CONFIG, config_text
 
+EPOCHS = 100  # where no length is given
+
 
 def run(options: Compare) -> None:
     """Loads, trains, evaluates; the table goes to standard output, everything else to standard error."""
@@ -24,7 +26,8 @@ def run(options: Compare) -> None:
         data,
         eval_data=eval_data,
         seeds=options.seeds,
-        num_epochs=options.num_epochs,
+        num_epochs=_epochs(options),
+        num_seconds=options.num_seconds,
         batch_size=options.batch_size,
         num_particles=options.num_particles,
         accelerator=options.accelerator,
@@ -36,6 +39,14 @@ def run(options: Compare) -> None:
     replace_synced(Path(options.run_dir) / CONFIG, config.encode())
     print(comparison.to_text(), flush=True)
     print(f"probgen: figure, table, metrics and settings are in {options.run_dir}", file=sys.stderr)
+
+
+def _epochs(options: Compare) -> int | None:
+    if options.num_seconds is None:
+        return EPOCHS if options.num_epochs is None else options.num_epochs
+    if options.num_epochs is not None:
+        raise ArgumentError("pass one of `--num-epochs` and `--num-seconds`")
+    return None
 
 
 def _specs(options: Compare, data: Dataset) -> dict[str, RunSpec]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from probgen import __version__
-from probgen.arguments import positive_int
+from probgen.arguments import positive_float, positive_int
 from probgen.comparison.result import Comparison, Run
 from probgen.comparison.spec import RunSpec
+from probgen.comparison.timing import steps_within
 from probgen.config import describe
 from probgen.data import Dataset
 from probgen.data.batches import as_call, open_batches
@@ -42,6 +43,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     num_epochs: int | None = None,
     num_steps: int | None = None,
+    num_seconds: float | None = None,
     batch_size: int = 100,
     num_particles: int = 1000,
     accelerator: str = "auto",
@@ -55,13 +57,18 @@ def compare(
     At one seed all runs start from the same weights if their factories do the same, and see the same minibatches; all
     are evaluated on the same data with the same seed. Everything that can be refused is refused before the first step.
 
+    With ``num_seconds`` each run takes as many steps as fit into that time of training. The steps are timed beforehand
+    on pairs that are thrown away, and their number is the same for all seeds and stands in the result; all else is as
+    with that ``num_steps``, schedules included.
+
     Args:
         runs: specs by label; see :func:`grid`.
         data: training data, as for :meth:`probgen.SVI.run`.
         eval_data: held-out data, as for :func:`probgen.evaluate`; of dynamically binarized data one fixed draw.
         seeds: of weights and training.
-        num_epochs: passes over the data; either this or ``num_steps``.
+        num_epochs: passes over the data; one of this, ``num_steps`` and ``num_seconds``.
         num_steps: optimizer steps.
+        num_seconds: of training for each run, without evaluation.
         batch_size: data per step, and per minibatch of the evaluation.
         num_particles: of the evaluation, per datum.
         accelerator: ``"auto"`` or a device; see :class:`probgen.SVI`.
@@ -96,14 +103,18 @@ def compare(
         >>> compare(specs, x, eval_data=x[:20], num_epochs=1, num_particles=50, progress=False).labels
         ('elbo', 'iwae')
     """
-    seeds = _check(runs, seeds, num_epochs, num_steps)
+    seeds = _check(runs, seeds, num_epochs, num_steps, num_seconds)
     check_num_particles(num_particles)
     folder = None if run_dir is None else RunFolder(Path(run_dir), overwrite=overwrite)
     if isinstance(eval_data, Dataset) and eval_data.binarize == "dynamic":
         eval_data = eval_data.fixed(EVAL_SEED)
     _rehearse(runs, data, eval_data, seeds[0], batch_size, accelerator)
-    length = {"num_epochs": num_epochs, "num_steps": num_steps, "batch_size": batch_size}
-    settings = _settings(runs, data, eval_data, length, seeds, num_particles, accelerator) | dict(config or {})
+    length: dict[str, Any] = {"num_epochs": num_epochs, "num_steps": num_steps, "batch_size": batch_size}
+    steps: dict[str, int] = {}
+    if num_seconds is not None:
+        steps = steps_within(runs, data, num_seconds, seeds[0], batch_size, accelerator)
+    recorded = length | ({} if num_seconds is None else {"num_seconds": num_seconds, "num_steps": steps})
+    settings = _settings(runs, data, eval_data, recorded, seeds, num_particles, accelerator) | dict(config or {})
     if folder is not None:
         folder.open(settings)
     done: list[Run] = []
@@ -112,6 +123,8 @@ def compare(
             callbacks = [] if folder is None else [_logger(folder, label, seed)]
             shown = (f"{label}, seed {seed}" if len(seeds) > 1 else label) if progress else False
             options = {**length, "seed": seed, "callbacks": callbacks, "progress": shown}
+            if label in steps:
+                options["num_steps"] = steps[label]
             if folder is not None:  # the held-out bound of every epoch is for its metrics alone
                 options["eval_data"] = eval_data
             with _named(label, seed):
@@ -130,7 +143,11 @@ def _logger(folder: RunFolder, label: str, seed: int) -> Callable[[EpochReport],
 
 
 def _check(
-    runs: Mapping[str, RunSpec], seeds: Sequence[int], num_epochs: int | None, num_steps: int | None
+    runs: Mapping[str, RunSpec],
+    seeds: Sequence[int],
+    num_epochs: int | None,
+    num_steps: int | None,
+    num_seconds: float | None,
 ) -> tuple[int, ...]:
     if not isinstance(runs, Mapping) or not all(isinstance(spec, RunSpec) for spec in runs.values()):
         raise ArgumentTypeError("`runs` must be a dictionary from labels to `RunSpec`; see `probgen.comparison.grid`")
@@ -140,11 +157,13 @@ def _check(
         raise ArgumentError(f"`seeds` must be a sequence of whole numbers below 2**32 such as (0, 1), got {seeds!r}")
     if len(set(seeds)) < len(seeds):
         raise ArgumentError(f"`seeds` must differ, got {seeds!r}")
-    if (num_epochs is None) == (num_steps is None):
-        raise ArgumentError("pass one of `num_epochs` and `num_steps`")
+    if sum(value is not None for value in (num_epochs, num_steps, num_seconds)) != 1:
+        raise ArgumentError("pass one of `num_epochs`, `num_steps` and `num_seconds`")
     for name, value in (("num_epochs", num_epochs), ("num_steps", num_steps)):
         if value is not None:
             positive_int(name, value)
+    if num_seconds is not None:
+        positive_float("num_seconds", num_seconds)
     return tuple(seeds)
 
 

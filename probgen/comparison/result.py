@@ -41,6 +41,11 @@ class Run:
     ms_per_step: float
     _store: StoreState = field(repr=False)
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the training."""
+        return len(self.losses)
+
     @contextmanager
     def parameters(self) -> Iterator[None]:
         """Runs its body with this run's ``pyro.param`` statements in Pyro's store, as its programs need."""
@@ -74,6 +79,7 @@ class Comparison:
         return summarize(
             {label: [run.evidence for run in members] for label, members in runs.items()},
             {label: [run.ms_per_step for run in members] for label, members in runs.items()},
+            {label: members[0].num_steps for label, members in runs.items()},
         )
 
     @property
@@ -125,16 +131,20 @@ class Comparison:
             Column("active", "active_units", ".3g"),
             Column("ESS", "ess", ".1f"),
             Column(f"k-hat>{max(threshold, 0.0):.2f}", "khat_share", ".1%"),
+            Column("steps", "num_steps", "d"),
             Column("ms/step", "ms_per_step", ".2f"),
             Column("kind", "kind"),
         ]
-        return [column for column in columns if several or column.field != "seed_error"]
+        hidden = {"seed_error"} if not several else set()
+        hidden |= {"num_steps"} if "num_seconds" not in self.settings else set()  # else they are the same for all
+        return [column for column in columns if column.field not in hidden]
 
     def _caption(self) -> str:
         evidence = self.runs[0].evidence
         seeds = len({run.seed for run in self.runs})
+        time = f"; {self.settings['num_seconds']:g} s of training each" if "num_seconds" in self.settings else ""
         return (
             f"Nats per datum on {len(evidence.log_prob)} held-out data; {evidence.num_particles} particles; "
-            f"{seeds} seed{'s' if seeds > 1 else ''}. s.e.: standard error over the data, MC: over the particles; "
-            "behind: the best, in pairs."
+            f"{seeds} seed{'s' if seeds > 1 else ''}{time}. s.e.: standard error over the data, MC: over the "
+            "particles; behind: the best, in pairs."
         )

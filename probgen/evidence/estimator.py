@@ -16,10 +16,10 @@ from probgen.evidence.checks import Subsampling, check_batch, discrete_dims, joi
 from probgen.evidence.result import Evidence
 from probgen.evidence.streams import UnitStream, WeightStatistics, WeightStream, widest
 from probgen.programs import PairTerms, RunOptions, SiteTerm, trace_pair
+from probgen.programs.execution import no_guide
 from probgen.programs.guard import failure
 from probgen.programs.nonfinite import large_value
 from probgen.programs.param_scope import Program, owner_of
-from probgen.programs.execution import no_guide
 from probgen.programs.run import guess_max_plate_nesting, trial
 
 

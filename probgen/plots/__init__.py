@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from probgen.plots.comparison_figure import plot_comparison as plot_comparison
     from probgen.plots.drawing import Drawing as Drawing
     from probgen.plots.evidence_figure import evidence as evidence
+    from probgen.plots.gradient_figure import gradient_report as gradient_report
     from probgen.plots.interpolation_figure import interpolation as interpolation
     from probgen.plots.kl_figure import kl_per_latent as kl_per_latent
     from probgen.plots.latent_figure import latents as latents
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Drawing": "drawing",
     "evidence": "evidence_figure",
+    "gradient_report": "gradient_figure",
     "interpolation": "interpolation_figure",
     "kl_per_latent": "kl_figure",
     "latents": "latent_figure",

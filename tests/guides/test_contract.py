@@ -1,21 +1,19 @@
 """What every guide promises, for every guide of the registry and some variants of them."""
 
-import copy
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyro
 import pytest
 import torch
 from pyro import poutine
-from safetensors.torch import load_file, save_file
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import probgen
 from probgen import registry
 from probgen.errors import ArgumentError, DataError
+from probgen.testing import case_of, parametrize_with_checks, registry_cases
 
 BATCH, PARTICLES = 5, 3
 
@@ -56,14 +54,6 @@ def trace(program: Callable[..., Any], *args: Any, values: dict[str, torch.Tenso
     return traced
 
 
-def particles(program: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
-        with pyro.plate("particles", PARTICLES, dim=-2):
-            return program(*args)
-
-    return run
-
-
 def sites(traced: Any) -> dict[str, dict[str, Any]]:
     return {n: s for n, s in traced.nodes.items() if s["type"] == "sample" and n not in ("data", "particles")}
 
@@ -92,31 +82,14 @@ def test_sites_have_the_agreed_names_and_shapes(guide: Any) -> None:
         assert [(f.name, f.dim, f.size) for f in site["cond_indep_stack"]] == [("data", -1, BATCH)]
 
 
-def test_density_of_a_sample_is_that_of_the_value(guide: Any) -> None:
-    """A sampler that caches its density must give the one that an arbitrary value gets."""
-    args = arguments(guide)
-    sampled = trace(guide, *args)
-    given = trace(guide, *args, values={n: v.detach().clone() for n, v in values(sampled).items()})
-    torch.testing.assert_close(log_prob(given), log_prob(sampled), rtol=1e-4, atol=1e-4)
+@parametrize_with_checks(registry_cases("guide"))
+def test_keeps_the_contract_of_guides(check: Callable[[], None]) -> None:
+    check()
 
 
-def test_under_a_particle_plate_each_particle_is_a_run_of_its_own(guide: Any) -> None:
-    args = arguments(guide)
-    together = trace(particles(guide), *args)
-    for site in sites(together).values():
-        assert site["value"].shape == (PARTICLES, BATCH, *site["fn"].event_shape)
-        assert site["log_prob"].shape == (PARTICLES, BATCH)
-        assert not torch.equal(site["value"][0], site["value"][1])
-    for k in range(PARTICLES):
-        alone = trace(guide, *args, values={name: value[k] for name, value in values(together).items()})
-        torch.testing.assert_close(log_prob(alone), log_prob(together)[k], rtol=1e-4, atol=1e-4)
-
-
-def test_a_datum_does_not_depend_on_the_others(guide: Any) -> None:
-    args = arguments(guide)
-    whole = trace(guide, *args)
-    part = trace(guide, *(a[1:3] for a in args), values={n: v[1:3] for n, v in values(whole).items()})
-    torch.testing.assert_close(log_prob(part), log_prob(whole)[1:3], rtol=1e-4, atol=1e-4)
+@parametrize_with_checks([case_of("guide", spec) for spec in VARIANTS], skip=["captured_step_equals_the_ordinary_one"])
+def test_variants_keep_the_contract_of_guides(check: Callable[[], None]) -> None:
+    check()
 
 
 def test_depends_on_the_data(guide: Any) -> None:
@@ -124,63 +97,6 @@ def test_depends_on_the_data(guide: Any) -> None:
     first = trace(guide, x, *rest)
     second = trace(guide, 1 - x, *rest, values=values(first))
     assert not torch.isclose(log_prob(first), log_prob(second)).any()
-
-
-def test_seeds_repeat(guide: Any) -> None:
-    args = arguments(guide)
-    draws = []
-    for seed in (0, 0, 1):
-        pyro.set_rng_seed(seed)
-        draws.append(torch.cat([v.flatten() for v in values(trace(guide, *args)).values()]))
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.isclose(draws[0], draws[2]).any()
-
-
-@pytest.mark.parametrize("spec", GUIDES)
-def test_weights_repeat_with_the_seed_and_survive_a_file(spec: str, tmp_path: Path) -> None:
-    pyro.set_rng_seed(3)
-    saved = registry.parse("guide", spec)
-    other = registry.parse("guide", spec)
-    pyro.set_rng_seed(3)
-    again = registry.parse("guide", spec).state_dict()
-    assert all(torch.equal(value, again[name]) for name, value in saved.state_dict().items())
-    save_file(saved.state_dict(), tmp_path / "guide.safetensors")
-    other.load_state_dict(load_file(tmp_path / "guide.safetensors"))
-    args = arguments(saved)
-    before = trace(saved, *args)
-    pyro.clear_param_store()
-    at = {n: v.detach() for n, v in values(before).items()}
-    torch.testing.assert_close(log_prob(trace(other, *args, values=at)), log_prob(before), rtol=1e-4, atol=1e-4)
-
-
-def test_eval_mode_and_copies_give_the_same_densities(guide: Any) -> None:
-    args = arguments(guide)
-    trained = trace(guide, *args)
-    for other in (guide.eval(), copy.deepcopy(guide)):
-        pyro.clear_param_store()
-        again = trace(other, *args, values=values(trained))
-        torch.testing.assert_close(log_prob(again), log_prob(trained), rtol=1e-4, atol=1e-4)
-
-
-def test_double_precision_agrees_with_single(guide: Any) -> None:
-    args = arguments(guide)
-    single = trace(guide, *args)
-    double = copy.deepcopy(guide).double()
-    pyro.clear_param_store()
-    precise = trace(double, *args, values={n: v.double() for n, v in values(single).items()})
-    assert log_prob(precise).dtype == torch.float64
-    torch.testing.assert_close(log_prob(precise), log_prob(single).double(), rtol=1e-3, atol=1e-3)
-    assert all(v.dtype == torch.float64 for v in values(trace(double, *args)).values())
-
-
-def test_gradients_reach_every_parameter_through_the_samples(guide: Any) -> None:
-    traced = trace(guide, *arguments(guide, batch=50))
-    loss = sum(((v - 0.3) ** 4).sum() + v.prod(-1).sum() for v in values(traced).values())
-    (loss + log_prob(traced).sum()).backward()  # type: ignore[union-attr]
-    for name, parameter in guide.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-        assert (parameter.grad != 0).any(), name
 
 
 def test_can_be_traced_to_a_graph_with_its_gradient(guide: Any) -> None:
@@ -295,9 +211,3 @@ def test_any_guide_goes_with_any_model_of_its_sites(model_spec: str, guide_spec:
     assert torch.isfinite(log_weights).all()
     names = [{name for name, _ in program.named_parameters()} for program in (model, guide)]
     assert not names[0] & names[1]  # Pyro's store knows parameters by name
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_moves_to_a_device(guide: Any) -> None:
-    args = [a.to("cuda") for a in arguments(guide)]
-    assert all(value.is_cuda for value in values(trace(guide.to("cuda"), *args)).values())
