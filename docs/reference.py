@@ -42,6 +42,11 @@ MODULES = {
         ["probgen.divergences", "probgen.core.divergences"],
         "From formulas, densities and samples, each with its error.",
     ),
+    "diagnostics": (
+        "Sets of samples",
+        ["probgen.diagnostics"],
+        "Fréchet and kernel distances, precision and recall, modes and memorisation, on any features.",
+    ),
     "objectives": ("Writing an objective", ["probgen.objectives"], "What a subclass says, and what it inherits."),
     "likelihoods": (
         "Writing a likelihood",

@@ -26,6 +26,7 @@ _MODULES = {
     "comparison",
     "core",
     "data",
+    "diagnostics",
     "divergences",
     "errors",
     "evidence",

@@ -187,7 +187,7 @@ LAYERS = (
     "cli",
     "runs",
     "comparison testing",
-    "numpyro plots",
+    "diagnostics numpyro plots",
     "divergences evidence svi",
     "objectives models guides",
     "programs likelihoods",

@@ -1,6 +1,7 @@
 """What a divergence needs from a distribution: its log-density anywhere, its moments, its categories, its samples."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,8 +77,8 @@ def draw(p: Distribution, count: int) -> Tensor:
     return p.rsample(shape) if p.has_rsample else p.sample(shape)
 
 
-def score(p: Distribution, x: Tensor) -> Tensor:
+def score(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``∇ log p`` at each sample."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        return torch.autograd.grad(p.log_prob(leaf).sum(), leaf)[0]
+        return torch.autograd.grad(log_prob(leaf).sum(), leaf)[0]

@@ -5,12 +5,14 @@ from typing import Any
 from torch.distributions import Distribution
 
 from probgen.arguments import choice, positive_int
+from probgen.core.divergences.critics import refuse_without_dual
 from probgen.core.divergences.densities import check_alpha
 from probgen.core.divergences.estimate import Estimate
-from probgen.core.ops import namespace
+from probgen.core.divergences.generators import GENERATORS
 from probgen.divergences.estimators import ESTIMATORS, Request, without_densities
 from probgen.divergences.methods import KINDS, METHODS, Method
-from probgen.errors import ArgumentError, ArgumentTypeError, nearest
+from probgen.divergences.sources import check_shapes, resolved
+from probgen.errors import ArgumentError, nearest
 from probgen.seeding import seeded
 
 
@@ -24,29 +26,39 @@ def divergence(
     seed: int | None = None,
     **options: Any,
 ) -> Estimate:
-    """A divergence of p from q, with its error, from distributions or samples.
+    """A divergence of p from q, with its error, from distributions, densities, samples or programs.
 
     Of two distributions (torch's or Pyro's) it is by formula where there is one, by quadrature in one dimension, else
-    by Monte Carlo. With samples of one, samples of the other are drawn. :data:`KINDS` says what each kind means and
-    which factors it has, :func:`methods_table` which method suits what.
+    by Monte Carlo; of two log-densities with samples by Monte Carlo. Otherwise it is from samples of both, which are
+    drawn from what is no array; where no formula of samples is known (an f other than the KL's), a critic is trained,
+    which takes seconds. :data:`KINDS` says what each kind means and which factors it has, :func:`methods_table` which
+    method suits what.
 
     Args:
-        p: a distribution, or samples of shape [n, d] or [n] (torch, JAX or NumPy).
-        q: a distribution, or samples of shape [m, d] or [m]. The kind ``"ksd2"`` needs a distribution here.
+        p: one of
+            a distribution;
+            samples of shape [n, d] or [n] (torch, JAX or NumPy);
+            a pair ``(log_prob, sample)`` of a function from samples [n, ...] to normalised log-densities [n] and a
+            function from a number to so many samples, or samples, or None;
+            a program, called without arguments, whose samples are what it returns, or a pair ``(program, "site")``. It
+            is called once if it takes ``num_samples=``, otherwise once a sample.
+        q: the same. The kind ``"ksd2"`` needs a density here, which need not be normalised.
         kind: one of :data:`KINDS`.
         method: one of :data:`METHODS` that gives this kind, or ``"auto"``: the first that the arguments allow.
-        num_samples: to draw from a distribution; by default as many as the other's samples, or 10,000.
-        seed: of the draws and of random directions; None uses the global generators.
+        num_samples: to draw from what is not an array; by default as many as the other's samples, or 10,000.
+        seed: of draws, random directions and critics; None uses the global generators.
         **options: of the method, such as ``alpha=`` (Rényi), ``k=`` (neighbours), ``bandwidth=`` (MMD), ``epsilon=``
-            (Sinkhorn), ``heavy_tails="allow"``.
+            (Sinkhorn), ``heavy_tails="allow"``; of a critic ``hidden=(64, 64)``, ``num_steps=400``,
+            ``batch_size=256``, ``learning_rate=3e-3``, ``objective="classifier"`` (the best log-ratio) or ``"bound"``
+            (trained by the bound itself, as f-GAN and MINE are), ``bound="donsker-varadhan"`` (of the KL).
 
     Returns:
         The estimate: value, standard error, 95 % interval, bias and n. Values of closed forms keep the batch shape of
-        the distributions.
+        the distributions; n of a critic counts the held-out half, in which its value is differentiable.
 
     Raises:
         ArgumentError: an unknown name, different dimensions, too few samples, or a method that does not apply.
-        ArgumentTypeError: neither distribution nor array, or arrays of two libraries.
+        ArgumentTypeError: none of these forms, or arrays of two libraries.
         DataError: an entry that is not finite, terms of too heavy a tail, or an integral that does not converge.
         MissingExtra: exact transport without POT.
 
@@ -61,17 +73,24 @@ def divergence(
         >>> estimate = divergence(p.sample((2000,)), q, kind="mmd2", seed=0)
         >>> estimate.bias, estimate.n
         ('none', 2000)
+        >>> import pyro
+        >>> def program():
+        ...     return pyro.sample("x", pyro.distributions.Normal(1.0, 1.0))
+        >>> print(abs(divergence((program, "x"), p, kind="w1", num_samples=500, seed=0).value - 1.0) < 0.3)
+        tensor(True)
     """
     choice("kind", kind, KINDS)
+    if method == "critic" and kind in GENERATORS:
+        refuse_without_dual(kind)
     usable = [entry for entry in METHODS if kind in entry.kinds]
     choice("method", method, ("auto", *(entry.name for entry in usable)))
-    _check_pair(p, q)
     _check_options(kind, usable, method, options)
     count = None if num_samples is None else positive_int("num_samples", num_samples, at_least=2)
-    request = Request(p, q, kind, count, seed, options)
     candidates = [entry for entry in usable if method in ("auto", entry.name) and set(options) <= set(entry.options)]
     with seeded(seed):
-        return _first_that_applies(candidates, request)
+        pair = resolved(p, q, count)
+        check_shapes(*pair)
+        return _first_that_applies(candidates, Request(*pair, kind, count, seed, options))
 
 
 def _first_that_applies(candidates: list[Method], request: Request) -> Estimate:
@@ -85,36 +104,14 @@ def _first_that_applies(candidates: list[Method], request: Request) -> Estimate:
 
 
 def _estimate(entry: Method, request: Request) -> Estimate | str:
-    both = isinstance(request.p, Distribution) and isinstance(request.q, Distribution)
-    if entry.needs == "distributions":
-        if not both:
-            return "needs two distributions"
+    if entry.needs == "distributions" and not (
+        isinstance(request.p, Distribution) and isinstance(request.q, Distribution)
+    ):
+        return "needs two distributions"
+    if entry.needs in ("distributions", "densities"):
         return ESTIMATORS[entry.name](request)
-    return ESTIMATORS[entry.name](without_densities(request))
-
-
-def _check_pair(p: Any, q: Any) -> None:
-    shapes = []
-    for name, value in (("p", p), ("q", q)):
-        if isinstance(value, Distribution):
-            shapes.append(tuple(value.event_shape))
-            continue
-        if callable(value) or isinstance(value, (list, tuple)):
-            raise ArgumentTypeError(
-                f"`{name}` must be a distribution or an array of samples, got {type(value).__name__}: draw samples, or "
-                "call a function of probgen.core.divergences with log-densities"
-            )
-        namespace(**{name: value})
-        shapes.append(tuple(value.shape[1:]))
-    if shapes[0] != shapes[1] and {*map(_size, shapes)} != {1}:
-        raise ArgumentError(f"`p` and `q` must have one dimension, got data of shape {shapes[0]} and {shapes[1]}")
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+    drawn = without_densities(request)
+    return drawn if isinstance(drawn, str) else ESTIMATORS[entry.name](drawn)
 
 
 def _check_options(kind: str, usable: list[Method], method: str, options: dict[str, Any]) -> None:

@@ -3,18 +3,21 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import kl_divergence
 
 from probgen.core import divergences as core
 from probgen.core.divergences.arrays import sample_pair
 from probgen.core.divergences.estimate import Estimate, exact_estimate, normal_interval
 from probgen.core.ops import Array
-from probgen.divergences.distributions import as_gaussian, draw, log_density, probabilities, score
+from probgen.divergences.critic import by_critic
+from probgen.divergences.distributions import as_gaussian, probabilities, score
 from probgen.divergences.quadrature import by_quadrature
+from probgen.divergences.sources import DEFAULT_COUNT, Density, density_at, drawn_from, has_density, samples_of
 from probgen.errors import ArgumentError
 
 _ENUMERATED = core.DISCRETE_KINDS
@@ -63,24 +66,34 @@ def quadrature(request: Request) -> Estimate | str:
 
 def monte_carlo(request: Request, method: str = "k1") -> Estimate | str:
     """From samples and both log-densities."""
-    p, q, count = request.p, request.q, request.num_samples or 10_000
-    if p.batch_shape or q.batch_shape:
+    if not (has_density(request.p) and has_density(request.q)):
+        return "needs the densities of both: a distribution or a pair (log_prob, sample)"
+    if getattr(request.p, "batch_shape", ()) or getattr(request.q, "batch_shape", ()):
         return "needs distributions without batch; wrap them in `Independent`"
     tails = {"heavy_tails": request.options.get("heavy_tails", "refuse")}
     if request.kind in ("kl", "reverse-kl"):
-        p, q = (p, q) if request.kind == "kl" else (q, p)
-        x = draw(p, count)
-        return core.kl_from_densities(log_density(p, x), log_density(q, x), method=method, **tails)
+        found = _densities(request, "q" if request.kind == "reverse-kl" else "p")
+        if isinstance(found, str):
+            return found
+        return core.kl_from_densities(*found[:: -1 if request.kind == "reverse-kl" else 1], method=method, **tails)
     if request.kind == "renyi":
-        x = draw(p, count)
-        return core.renyi_from_densities(log_density(p, x), log_density(q, x), request.options["alpha"], **tails)
+        found = _densities(request, "p")
+        return found if isinstance(found, str) else core.renyi_from_densities(*found, request.options["alpha"], **tails)
+    at_q = _densities(request, "q")
+    if isinstance(at_q, str):
+        return at_q
     if method == "control-variate":
-        x = draw(q, count)
-        return core.f_from_densities(log_density(p, x), log_density(q, x), request.kind, method=method, **tails)
-    x, y = draw(p, count), draw(q, count)
-    return core.f_from_both(
-        log_density(p, x), log_density(q, x), log_density(p, y), log_density(q, y), request.kind, **tails
-    )
+        return core.f_from_densities(*at_q, request.kind, method=method, **tails)
+    at_p = _densities(request, "p")
+    return at_p if isinstance(at_p, str) else core.f_from_both(*at_p, *at_q, request.kind, **tails)
+
+
+def _densities(request: Request, side: str) -> tuple[Array, Array] | str:
+    """``(log p, log q)`` at samples of one of them, or why not."""
+    x = drawn_from(getattr(request, side), request.num_samples or DEFAULT_COUNT)
+    if x is None:
+        return f"needs samples of `{side}`: give (log_prob, sample) with a function or an array for `sample`"
+    return density_at(request.p, x), density_at(request.q, x)
 
 
 def _kl_by(method: str) -> Callable[[Request], Estimate | str]:
@@ -165,12 +178,14 @@ def _kernel(statistic: str) -> Callable[[Request], Estimate | str]:
 
 
 def _stein(request: Request, options: dict[str, Any]) -> Estimate | str:
-    if not isinstance(request.q, Distribution):
+    if not has_density(request.q):
         return "needs the density of `q`: pass a distribution; with scores at hand call `stein_discrepancy`"
     if not isinstance(request.p, torch.Tensor):
         return "needs samples as a torch.Tensor, to differentiate the density"
-    points = request.p if request.q.event_shape or request.p.ndim == 1 else request.p[:, 0]
-    return core.stein_discrepancy(request.p, score(request.q, points).reshape(request.p.shape), **options)
+    is_event = isinstance(request.q, Density) or request.q.event_shape or request.p.ndim == 1
+    points = request.p if is_event else request.p[:, 0]
+    scores = score(partial(density_at, request.q), points).reshape(request.p.shape)
+    return core.stein_discrepancy(request.p, scores, **options)
 
 
 def _refuse_options(request: Request, taken: tuple[str, ...]) -> None:
@@ -181,13 +196,18 @@ def _refuse_options(request: Request, taken: tuple[str, ...]) -> None:
         )
 
 
-def without_densities(request: Request) -> Request:
+def critic(request: Request) -> Estimate | str:
+    """By a critic that is trained on one half of the samples and evaluated on the other."""
+    return by_critic(request.p, request.q, request.kind, request.options)
+
+
+def without_densities(request: Request) -> Request | str:
     """The request with distributions replaced by samples of them, as many as the other has where it has some."""
-    counts = [len(a) for a in (request.p, request.q) if not isinstance(a, Distribution)]
-    count = request.num_samples or (counts[0] if counts else 10_000)
-    q = request.q if request.kind == "ksd2" or not isinstance(request.q, Distribution) else draw(request.q, count)
-    p = request.p if not isinstance(request.p, Distribution) else draw(request.p, count)
-    return replace(request, p=p, q=q)
+    if request.kind == "ksd2" and has_density(request.q):
+        x = drawn_from(request.p, request.num_samples or DEFAULT_COUNT)
+        return "needs samples of `p`" if x is None else replace(request, p=x)
+    found = samples_of(request.p, request.q, request.num_samples)
+    return found if isinstance(found, str) else replace(request, p=found[0], q=found[1])
 
 
 ESTIMATORS: dict[str, Callable[[Request], Estimate | str]] = {
@@ -206,4 +226,5 @@ ESTIMATORS: dict[str, Callable[[Request], Estimate | str]] = {
     "u-statistic": _kernel("u-statistic"),
     "v-statistic": _kernel("v-statistic"),
     "linear-time": _kernel("linear-time"),
+    "critic": critic,
 }

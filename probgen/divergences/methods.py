@@ -33,7 +33,8 @@ class Method:
     Attributes:
         name: what to pass as ``method=``.
         kinds: the divergences that it gives.
-        needs: ``"distributions"`` (densities that can be drawn from), ``"samples"`` or ``"samples and a density"``.
+        needs: ``"distributions"`` (torch's), ``"densities"`` (distributions, or log-densities with samples) or
+            ``"samples"`` (an array, a program, or whatever can be drawn from; ``"ksd2"`` a density of q besides).
         dimension: where it works.
         bias: as in an estimate.
         suits: when to take it.
@@ -71,18 +72,18 @@ METHODS: tuple[Method, ...] = (
     Method(
         "monte-carlo",
         (*F_KINDS, "renyi"),
-        "distributions",
+        "densities",
         "any",
         "none",
         "densities known: the error is that of a mean; KL draws from p, others from both",
         ("alpha", "heavy_tails"),
     ),
-    Method("k2", ("kl",), "distributions", "any", "O(E[l³])", "p near q: less variance, some bias", ("heavy_tails",)),
-    Method("k3", ("kl",), "distributions", "any", "none", "p near q: less variance, never negative", ("heavy_tails",)),
+    Method("k2", ("kl",), "densities", "any", "O(E[l³])", "p near q: less variance, some bias", ("heavy_tails",)),
+    Method("k3", ("kl",), "densities", "any", "none", "p near q: less variance, never negative", ("heavy_tails",)),
     Method(
         "control-variate",
         F_KINDS,
-        "distributions",
+        "densities",
         "any",
         "O(1/n)",
         "p near q: least variance",
@@ -136,6 +137,15 @@ METHODS: tuple[Method, ...] = (
         "none",
         "millions of samples",
         ("bandwidth",),
+    ),
+    Method(
+        "critic",
+        (*(kind for kind, entry in GENERATORS.items() if entry.dual), "w1"),
+        "samples",
+        "any",
+        "lower",
+        "no density known, many dimensions; a network is trained on one half, in seconds",
+        ("hidden", "num_steps", "batch_size", "learning_rate", "objective", "bound"),
     ),
 )
 """The methods; for a kind, ``method="auto"`` takes the first that its arguments allow."""

@@ -1,4 +1,4 @@
-"""Divergences as pure functions, each saying how wrong it may be: of closed forms, densities and samples.
+"""Divergences as pure functions, each saying how wrong it may be: of closed forms, densities, samples and critics.
 
 Closed forms return arrays, batched; what is estimated returns an :class:`Estimate`. All are in nats where a logarithm
 is involved, and each says whether it is squared and which factors it has.
@@ -7,6 +7,15 @@ Terms (``kl_terms``, ``f_values``, ``conjugate``) can be compiled. What checks i
 reads values, so that it runs eagerly, under ``jax.grad`` and autograd, and not under ``jax.jit``.
 """
 
+from probgen.core.divergences.classifiers import classifier_two_sample_test, js_from_classifier, log_density_ratio
+from probgen.core.divergences.critics import (
+    donsker_varadhan,
+    f_dual,
+    f_dual_from_log_ratio,
+    kantorovich_rubinstein,
+    lipschitz_constant,
+    nwj,
+)
 from probgen.core.divergences.densities import f_from_densities, kl_from_densities, kl_terms, renyi_from_densities
 from probgen.core.divergences.discrete import DISCRETE_KINDS, bernoulli_divergence, discrete_divergence
 from probgen.core.divergences.estimate import Estimate
@@ -38,23 +47,32 @@ __all__ = [
     "Potentials",
     "TestResult",
     "bernoulli_divergence",
+    "classifier_two_sample_test",
     "conjugate",
     "discrete_divergence",
+    "donsker_varadhan",
     "energy_distance",
     "entropy_from_neighbors",
+    "f_dual",
+    "f_dual_from_log_ratio",
     "f_from_both",
     "f_from_densities",
     "f_values",
     "frechet_distance",
     "gaussian_divergence",
     "generator",
+    "js_from_classifier",
+    "kantorovich_rubinstein",
     "kl_from_densities",
     "kl_from_neighbors",
     "kl_terms",
+    "lipschitz_constant",
+    "log_density_ratio",
     "max_sliced_wasserstein",
     "median_bandwidth",
     "mmd2",
     "mutual_information",
+    "nwj",
     "renyi_from_densities",
     "renyi_from_neighbors",
     "sinkhorn_divergence",

@@ -16,8 +16,8 @@ class Estimate:
     Attributes:
         value: the estimate, a scalar of the library that the arguments came from; differentiable where its function
             says so.
-        standard_error: of the value, from sampling; 0.0 for what is computed and not sampled, NaN where it is not
-        known. interval: the 95 % confidence interval ``(low, high)``. Where ``bias`` is a rate, it is one for the
+        standard_error: of the value, from sampling; 0.0 for what is computed and not sampled, NaN where it is unknown.
+        interval: the 95 % confidence interval ``(low, high)``. Where ``bias`` is a rate or a side, it is one for the
             estimator's mean and not for the truth.
         bias: ``"none"``, ``"lower"`` (the expectation is at most the truth), ``"upper"``, or the rate at which the bias
             vanishes, such as ``"O(1/n)"``.

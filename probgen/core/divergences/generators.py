@@ -39,7 +39,8 @@ class Generator:
 
 def _softplus(xp: Ops, s: Array) -> Array:
     """``log(1 + e^s)``."""
-    return xp.where(s > 0, s, 0.0) + xp.log1p(xp.exp(-abs(s)))
+    kinked = xp.where(s > 0, s, xp.where(s < 0, 0.0, 0.5 * s))  # a slope of 1/2 at 0, where that of |s| is 0
+    return kinked + xp.log1p(xp.exp(-abs(s)))
 
 
 def _js(xp: Ops, s: Array) -> Array:
