@@ -91,6 +91,7 @@ def ratio_figure(way: str, name: str, blocks: dict[str, list[Block]]) -> record.
         "ratio",
         standard_error=1.2533 * record.standard_error(ratios),  # of a median of normal values
         goal=TIME_GOAL if (way, name) == (MEASURED, RESAMPLED) else None,
+        of_the_fastest_blocks=min(ours.processor for ours, _ in pairs) / min(full.processor for _, full in pairs),
         by_clock=statistics.median(ours.clock / full.clock for ours, full in pairs),
         milliseconds=1e3 * statistics.median(ours.processor for ours, _ in pairs),
         milliseconds_of_full=1e3 * statistics.median(full.processor for _, full in pairs),
@@ -126,7 +127,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=number,
         nargs=2,
         metavar="STEPS",
-        help="of the full and the resampled runs, such as an earlier call found (default: as many as fit into --seconds)",
+        help="of the full and the resampled runs, as an earlier call found (default: as fit into --seconds)",
     )
     parser.add_argument("--way", choices=tuple(WAYS), default=MEASURED, help="how the runs train")
     parser.add_argument("--rounds", type=number, default=25, help="blocks of steps of each gradient")
