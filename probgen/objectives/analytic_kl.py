@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from probgen.errors import UnsupportedObjective
 from probgen.programs import PairTerms, SiteTerm
@@ -88,7 +89,8 @@ def _same_layout(a: Any, b: Any) -> bool:
 
 def _equal(x: Any, y: Any) -> bool:
     if isinstance(x, Tensor) and isinstance(y, Tensor):
-        return x is y or (x.shape == y.shape and torch.equal(x, y))
+        with disable_proxy_modes_tracing():  # which masks and scales there are is structure, not arithmetic
+            return x is y or (x.shape == y.shape and torch.equal(x, y))
     return not isinstance(x, Tensor) and not isinstance(y, Tensor) and x == y
 
 

@@ -16,7 +16,6 @@ from probgen.objectives.base import Estimate, Objective
 from probgen.objectives.elbo_gradients import (
     MODES,
     Costs,
-    check_antithetic,
     check_site_gradients,
     disarm_term,
     mean_over,
@@ -30,7 +29,6 @@ from probgen.objectives.pair import PairLoss
 from probgen.objectives.schedules import Schedule, make_schedule, value_at
 from probgen.programs import PairTerms
 from probgen.programs.sampling import ANTITHETIC, RELAXED, Sampling
-from probgen.validation import tracing
 
 KL_ESTIMATES = ("monte-carlo", "analytic")
 FREE_BITS_PER = ("dimension", "site")
@@ -138,7 +136,6 @@ class ELBO(Objective):
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ArgumentError(f"`temperature` of relaxed sites must be a finite number above 0, got {temperature!r}")
         self.temperature = float(temperature)
-        self._checked = False  # whether antithetic pairs have been looked at
         self._unrelaxed: ELBO | None = None
         self.free_bits_per = free_bits_per
         self._check_particles()
@@ -241,9 +238,6 @@ class ELBO(Objective):
                 require_reparameterized(
                     replace(terms, sites=(site,)), gradient, 'gradient="auto", "rloo", "disarm" or "enumerate" there'
                 )
-        if "disarm" in self._names() and not tracing() and not self._checked:
-            check_antithetic(terms, self.num_particles)
-            self._checked = True
 
     def _discrete(self) -> "ELBO":
         """This objective without relaxing anything, for its value alone."""

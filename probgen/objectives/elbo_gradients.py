@@ -15,6 +15,7 @@ from probgen.programs.sampling import (
     ANTITHETIC,
     DETACHED,
     ENUMERATED,
+    PROBED,
     RELAXED,
     STRAIGHT_THROUGH,
     bernoulli_logits,
@@ -162,17 +163,19 @@ def disarm_term(site: SiteTerm, costs: Costs, num_particles: int) -> Tensor:
     return layout.collapse(0.5 * (plated[:half] - plated[half:]) * entries).mean(0)
 
 
-def check_antithetic(terms: PairTerms, num_particles: int) -> None:
-    """Refuses a site whose antithetic pairs differ in their logits: one antithetic site depends on another.
+def check_antithetic(terms: PairTerms) -> None:
+    """Refuses a site whose logits depend on another site, so that the samples of an antithetic pair differ in them.
+
+    Args:
+        terms: of a run in which antithetic sites are fair coins, many particles of them.
 
     Raises:
         UnsupportedObjective: naming the site.
     """
     for site in terms.latents:
-        if site.mode == ANTITHETIC:
+        if site.mode == PROBED:
             logits = bernoulli_logits(site.name, site.q)
-            half = num_particles // 2
-            if not torch.equal(logits[:half], logits[half:]):
+            if not torch.equal(logits, logits[:1].expand_as(logits)):
                 raise UnsupportedObjective(
                     f"`gradient=\"disarm\"` at site '{site.name}': its logits depend on another site, so the two "
                     'samples of a pair have different ones; give this site "rloo" by a dictionary, and "disarm" to '

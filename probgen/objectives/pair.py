@@ -8,13 +8,16 @@ from torch import Tensor, nn
 
 from probgen.errors import ProgramError
 from probgen.objectives.base import Estimate, Loss, Objective
+from probgen.objectives.elbo_gradients import check_antithetic
 from probgen.programs import PairTerms, RunOptions, trace_pair
 from probgen.programs.guard import guarded
 from probgen.programs.nonfinite import not_finite, require_defined
 from probgen.programs.param_scope import Program, owner_of
 from probgen.programs.run import guess_max_plate_nesting, parameters_by_side, trial_terms
-from probgen.programs.sampling import ENUMERATED, Sampling, enumeration
+from probgen.programs.sampling import ANTITHETIC, ENUMERATED, PROBED, Sampling, enumeration
 from probgen.validation import tracing
+
+PROBES = 16  # particles of fair coins: what depends on one of them stays unseen once in 2^15
 
 
 class PairLoss(nn.Module):
@@ -125,12 +128,22 @@ class PairLoss(nn.Module):
     def _sampling_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sampling:
         """How the guide's sites are sampled; what the objective says of single sites is checked by a trial run."""
         asked = self.objective.sampling
-        if not asked.sites and asked.default != ENUMERATED:
+        if not asked.sites and asked.default not in (ENUMERATED, ANTITHETIC):
             return asked
         if self._sampling is None:
             terms = trial_terms(self.model, self.guide, args, kwargs)
             asked.check_names(site.name for site in terms.latents)
-            self._sampling = enumeration(asked, terms.latents)
+            sampling = enumeration(asked, terms.latents)
+            if ANTITHETIC in (sampling.default, *sampling.sites.values()):
+                nesting = self._max_plate_nesting(PROBES, args, kwargs, validate=False)
+                probe = RunOptions(
+                    num_particles=PROBES,
+                    max_plate_nesting=nesting,
+                    sampling=sampling.with_mode(ANTITHETIC, PROBED),
+                    validate=False,
+                )
+                check_antithetic(trial_terms(self.model, self.guide, args, kwargs, probe))
+            self._sampling = sampling
         return self._sampling
 
     def other(self, objective: Objective) -> "PairLoss":

@@ -75,6 +75,9 @@ def _with_dreams(pair: Pair, values: dict[str, tuple[Tensor, Tensor]]) -> tuple[
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether the numbers of both are the same ones in the same order: one tensor, or another shape of it."""
     if a is b:
         return True
-    return a.numel() == b.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    if a.numel() != b.numel() or a.data_ptr() != b.data_ptr() or a.dtype != b.dtype:
+        return False
+    return (a.is_contiguous() and b.is_contiguous()) or (a.shape, a.stride()) == (b.shape, b.stride())

@@ -209,10 +209,17 @@ def parameters_by_side(
     return list(sides[0].values()), list(sides[1].values())
 
 
-def trial_terms(model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairTerms:
-    """The terms of one particle, for their structure alone, by a trial run."""
+def trial_terms(
+    model: Program,
+    guide: Program | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: RunOptions | None = None,
+) -> PairTerms:
+    """The terms of one particle, or as ``options`` say, for their structure alone, by a trial run."""
+    options = options or RunOptions(validate=False)
     with trial(model, guide or no_guide), validation(False):
-        return record(Pair(model, guide or no_guide, args, kwargs), RunOptions(validate=False)).terms
+        return record(Pair(model, guide or no_guide, args, kwargs), options).terms
 
 
 @contextmanager

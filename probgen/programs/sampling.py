@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,6 +19,7 @@ RELAXED = "relaxed"
 STRAIGHT_THROUGH = "straight-through"
 ANTITHETIC = "antithetic"
 ENUMERATED = "enumerated"
+PROBED = "probed"  # fair coins, to see what depends on a site
 
 MOST_STATES = 4096  # of all enumerated sites together; each is run like a particle
 
@@ -71,6 +72,12 @@ class Sampling:
     def plain(self) -> bool:
         """Whether every site is sampled as its distribution says."""
         return self.default is None and not any(self.sites.values())
+
+    def with_mode(self, old: str, new: str) -> "Sampling":
+        """The same with one mode in place of another."""
+        sites = {name: new if mode == old else mode for name, mode in self.sites.items()}
+        default = new if self.default == old else self.default
+        return replace(self, default=default, sites=sites)
 
     def check_names(self, known: Iterable[str]) -> None:
         """Refuses names that are no latent site.
@@ -143,6 +150,8 @@ class SamplingMessenger(Messenger):
     def _draw(self, mode: str, name: str, fn: Any) -> Tensor:
         if mode == ANTITHETIC:
             return _antithetic(name, fn)
+        if mode == PROBED:
+            return torch.bernoulli(torch.full_like(bernoulli_logits(name, fn).detach(), 0.5))
         if mode == ENUMERATED:
             return _state_values(fn, self._sampling.states[name], self._sampling.num_states)
         value = fn()

@@ -15,7 +15,7 @@ _LAZY = {
     "Report": "probgen.testing.checks.outcome",
     "Subject": "probgen.testing.checks.cases",
     "case_of": "probgen.testing.checks.registered",
-    "certify": "probgen.testing.certify",
+    "certify": "probgen.testing.certification",
     "check_guide": "probgen.testing.checks.run",
     "check_model": "probgen.testing.checks.run",
     "check_objective": "probgen.testing.checks.run",

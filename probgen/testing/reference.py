@@ -185,7 +185,7 @@ def sleep(datum: Datum) -> Tensor:
     """``-E_p(x, z) log q(z | x)``: the guide on the model's own data."""
     with torch.no_grad():
         states = datum.problem.generated(datum.p)
-    return -(states.log_prob.exp() * datum.problem.log_guide(datum.p, states.values, states.data)).sum()
+    return -(states.log_prob.exp() * datum.problem.log_guide(datum.p, states.values, states.observed)).sum()
 
 
 # --- limits of many particles ------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def _summed(problem: Problem, key: str, sides: dict[str, Loss]) -> dict[str, Ten
 def _of_datum(problem: Problem, key: str, sides: dict[str, Loss], index: int) -> dict[str, Tensor]:
     known = (problem.name, key, index)
     if known not in _known:
-        found = {}
+        found: dict[str, Tensor] = {}
         for side, loss in sides.items():
             leaves = problem.parameters()
             chosen = {n: v for n, v in leaves.items() if n.startswith("model." if side == "theta" else "guide.")}

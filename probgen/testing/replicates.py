@@ -51,6 +51,22 @@ def replicator(objective: Any, problem: Problem) -> Replicator:
     return NumPyroReplicator(objective, problem)
 
 
+def run_once(objective: Any, problem: Problem) -> None:
+    """Runs an objective on a problem as a user would, not captured or compiled, with all its checks.
+
+    Raises:
+        UnsupportedObjective: the objective refuses the problem.
+    """
+    if problem.backend == "torch":
+        model, guide = problem.pair()
+        with seeded(0):
+            objective(model, guide)(*problem.arguments())
+        return
+    from probgen.testing.replicates_numpyro import run_eagerly
+
+    run_eagerly(objective, problem)
+
+
 class TorchReplicator:
     """Runs the captured gradient of an objective of :mod:`probgen.objectives` under ``torch.vmap``.
 

@@ -47,9 +47,17 @@ class NumPyroReplicator:
             return torch.tensor(np.asarray(self._many(keys)[0]))
 
 
+def run_eagerly(objective: Any, problem: Problem) -> None:
+    """The loss, outside every transformation of JAX."""
+    with jax.enable_x64(True):
+        arguments = problem.arguments()
+        model, guide = problem.pair()
+        objective.loss(jax.random.PRNGKey(0), _parameters(arguments, model, guide), model, guide, *arguments)
+
+
 def _parameters(arguments: tuple[Any, ...], *programs: Any) -> dict[str, Any]:
     """The parameters that the programs declare, by name: the model's first."""
-    found = {}
+    found: dict[str, Any] = {}
     guide_trace = handlers.trace(handlers.seed(programs[1], 0)).get_trace(*arguments)
     model = handlers.replay(handlers.seed(programs[0], 0), trace=guide_trace)
     for trace in (handlers.trace(model).get_trace(*arguments), guide_trace):

@@ -11,7 +11,7 @@ from probgen.errors import ArgumentError, ProgramError, UnsupportedObjective
 from probgen.objectives import ELBO, IWAE
 from probgen.testing import certify, references
 from probgen.testing.certificate import BLOCKS, NUMBERS, critical_t
-from probgen.testing.certify import QUADRATURE
+from probgen.testing.certification import QUADRATURE
 from probgen.testing.grid import Cell, cells, certify_cell, rows
 from probgen.testing.problems import (
     PROBLEMS,

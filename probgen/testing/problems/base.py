@@ -68,6 +68,13 @@ class States:
     values: Values
     data: Tensor | None = None
 
+    @property
+    def observed(self) -> Tensor:
+        """The data, where there are some."""
+        if self.data is None:
+            raise ArgumentError("these states are of latents alone")
+        return self.data
+
 
 class Problem(ABC):
     """A pair of programs on which the exact gradient of a bound's expectation is known.
@@ -92,6 +99,7 @@ class Problem(ABC):
     roots: ClassVar[tuple[str, ...]] = ()  # sites that depend on no other one in the guide
     ordered: ClassVar[bool] = True  # whether the guide samples in the model's order
     dimensions: ClassVar[tuple[int, ...]] = ()  # of each site, for its divergences; one each where it is not said
+    observes_argument: ClassVar[bool] = True  # whether the model observes its argument as it is
     particles: ClassVar[int] = 3  # the largest K whose K-tuples of states can be summed
 
     def __init__(self, structure: str = "plate", backend: str = "torch") -> None:

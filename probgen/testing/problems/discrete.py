@@ -164,6 +164,7 @@ class Parts(Problem):
     data: ClassVar[Any] = ((1.3, -0.4), (-0.6, 0.9), (1.1, 1.5))
     sites: ClassVar[dict[str, str]] = {"level": "bernoulli", "z": "bernoulli"}
     dimensions = (1, 2)
+    observes_argument = False
     roots = ("level",)
 
     def model(self, lib: Any, p: Any, x: Any) -> Any:
