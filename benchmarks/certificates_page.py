@@ -17,6 +17,7 @@ beside the exact one of what the objective minimises in expectation (`probgen.te
   apart.
 - – refused: the objective says that it would be wrong there (`UnsupportedObjective`), and names what works.
 - ✗ neither.
+- · not run yet.
 
 Each entry shows the structures in this order: {structures}. *Unbiased* estimators are held to the exact gradient of the
 expected bound of K particles; *consistent* ones to their own expectation at K, with the distance to the limit of many
@@ -52,7 +53,8 @@ def provenance(records: list[Record], content: Record) -> str:
     )
     replicates = sum(each.get("replicates", 0) for each in records)
     return (
-        f"{len(records)} cells: {counts}; {replicates:.2g} gradients drawn. {content['date'][:10]}, {versions}; seeds "
+        f"{len(records)} of {content['settings']['cells']} cells: {counts}; {replicates:.2g} gradients drawn. "
+        f"{content['date'][:10]}, {versions}; seeds "
         f"from {content['seeds']['first']} in steps of {content['seeds']['step']}. All numbers: "
         "`benchmarks/results/certificates.json`.\n"
     )
@@ -70,7 +72,8 @@ def grid(records: list[Record], structures: list[str]) -> str:
     by_place = {(each["row"], each["problem"], each["structure"]): each for each in records}
 
     def entry(row: str, problem: str) -> str:
-        marks = [MARKS.get(by_place[row, problem, structure]["status"], "✗") for structure in structures]
+        found = [by_place.get((row, problem, structure)) for structure in structures]
+        marks = ["·" if each is None else MARKS.get(each["status"], "✗") for each in found]
         return marks[0] if len(set(marks)) == 1 else "".join(marks)
 
     def line(row: str) -> list[str]:

@@ -174,6 +174,7 @@ def figures(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def settings() -> dict[str, Any]:
     """What holds for the whole table."""
     return {
+        "cells": len(numbered()),
         "false_alarm": FALSE_ALARM,
         "numbers": NUMBERS,
         "power": POWER,
@@ -197,7 +198,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("backend", "problem", "structure", "row"):
         parser.add_argument(f"--{name}", default="", help=f"only cells whose {name} contains this text")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--page", action="store_true", help="write the page of the cells that are known, and run none")
     options = parser.parse_args(arguments)
+    if options.page:
+        finish([record for backend in SOURCES for record in known(backend).values()])
+        return 0
     everything = list(enumerate(numbered()))
     chosen = [(number, cell) for number, cell in everything if wanted(cell, options)]
     records, wrong = [], []

@@ -42,7 +42,10 @@ add_module_names = False
 python_maximum_signature_line_length = 100
 # A reference to a name of ours must lead somewhere; others have pages elsewhere, which are not fetched.
 nitpicky = True
-INTERNAL = r"probgen\.(core\.ops|programs\.terms\.Layout|data\.batches|svi\.fetch).*"
+INTERNAL = (
+    r"probgen\.(core\.ops|programs\.(terms\.Layout|sampling)|data\.batches|svi\.fetch|testing\.reference|"
+    r"numpyro\.(terms|surrogate|sampling)|models\.numpyro\._likelihoods).*"
+)
 nitpick_ignore_regex = [(r"py:.*", r"(?!probgen\b).*"), (r"py:.*", INTERNAL)]
 
 # --- notebooks ---------------------------------------------------------------------------------------------------

@@ -29,13 +29,22 @@ MODULES = {
     ),
     "evidence": ("Evidence", ["probgen.evidence"], "Estimates of log p(x), per datum, with their errors."),
     "comparison": ("Comparing", ["probgen.comparison"], "Objectives side by side."),
-    "programs": ("Programs", ["probgen.programs"], "Runs a (model, guide) pair once and reads its log-weights."),
+    "programs": (
+        "Programs",
+        ["probgen.programs"],
+        "Runs a (model, guide) pair once and reads its log-weights.",
+    ),
     "numpyro": (
         "NumPyro",
         ["probgen.numpyro", "probgen.models.numpyro", "probgen.guides.numpyro"],
         "The same objectives for `numpyro.infer.SVI`, a loop of whole epochs in `lax.scan`, evidence, twins of models.",
     ),
     "bounds": ("Bounds", ["probgen.core.bounds"], "Pure functions of log-weights, for torch, JAX and NumPy."),
+    "estimators": (
+        "Estimators",
+        ["probgen.core.estimators"],
+        "Gradient estimators as coefficients of each particle, for torch, JAX and NumPy.",
+    ),
     "weights": ("Importance weights", ["probgen.core.weights"], "What the weights say about a guide."),
     "divergences": (
         "Divergences",

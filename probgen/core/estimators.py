@@ -165,6 +165,8 @@ def ciwae(log_weights: Array, beta: float) -> Derivatives:
     mean, tight = elbo(log_weights), power_mean(log_weights, 1.0)
     if beta == 0.0:  # 0 * -inf
         return tight
+    if beta == 1.0:
+        return mean
     return Derivatives(*(beta * a + (1.0 - beta) * b for a, b in zip(mean, tight, strict=True)))
 
 
@@ -523,10 +525,12 @@ def _powered_weights(log_weights: Array, power: float) -> Array:
 
 
 def _live(log_weights: Array) -> Array:
-    """Log-weights without -inf, which 0 would multiply: no weight counts as a very small one."""
+    """Log-weights without -inf, which 0 would multiply: no weight counts as the smallest one."""
     xp = particle_namespace(log_weights)
-    _, tiny = xp.limits(log_weights)
-    return xp.where(log_weights == -math.inf, math.log(tiny), log_weights)
+    top = xp.max(xp.stop_gradient(log_weights))  # [...]
+    top = xp.where(top == -math.inf, 0.0, top)
+    low = -xp.max(-xp.where(log_weights == -math.inf, top, log_weights))
+    return xp.where(log_weights == -math.inf, low, log_weights)
 
 
 def _finite(baseline: Array) -> Array:

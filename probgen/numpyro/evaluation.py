@@ -56,7 +56,7 @@ def evaluate(
         batch_plate: name of the plate over data, where more than one encloses every site.
 
     Returns:
-        An :class:`probgen.evidence.Evidence`, in the order of the data; its tensors are torch's.
+        A ``probgen.evidence.Evidence``, in the order of the data; its tensors are torch's.
 
     Raises:
         ArgumentError: a number below 1.

@@ -16,7 +16,7 @@ def params_from_torch(module: torch.nn.Module, twin: Any) -> dict[str, Any]:
     """The weights of a torch model or guide as parameters of its twin.
 
     Args:
-        module: of :mod:`probgen.models` or :mod:`probgen.guides`.
+        module: of ``probgen.models`` or ``probgen.guides``.
         twin: the program of :mod:`probgen.models.numpyro` or :mod:`probgen.guides.numpyro`, built with the same
             arguments.
 

@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from probgen.errors import UnsupportedObjective
 from probgen.programs import PairTerms, SiteTerm
-from probgen.programs.read import is_delta
+from probgen.programs.sampling import is_point
 
 
 def analytic_kl(terms: PairTerms, free_bits: float = 0.0, *, per: str = "dimension") -> Tensor | float:
@@ -31,7 +31,7 @@ def analytic_kl(terms: PairTerms, free_bits: float = 0.0, *, per: str = "dimensi
         )
     total: Tensor | float = 0.0
     for site in terms.latents:
-        if free_bits > 0 and (site.p is None or is_delta(site.q)):
+        if free_bits > 0 and (site.p is None or is_point(site.q)):
             raise UnsupportedObjective(
                 f"`free_bits` needs a divergence for each dimension of site '{site.name}', which as an auxiliary site "
                 "or a function of other sites (as in Pyro's autoguides) has none; use a guide with a density at every "
@@ -46,7 +46,9 @@ def analytic_kl(terms: PairTerms, free_bits: float = 0.0, *, per: str = "dimensi
 
 
 def _site_kl(site: SiteTerm, free_bits: float) -> Tensor:
-    if is_delta(site.q):  # a function of earlier sites, as in Pyro's autoguides; the KL of Pyro forgets its jacobian
+    if site.parts:  # particles that ran one by one, each with distributions of its own
+        return torch.cat([_site_kl(part, free_bits) for part in site.parts])
+    if is_point(site.q):  # a function of earlier sites, as in Pyro's autoguides; the KL of Pyro forgets its jacobian
         return site.log_q - site.log_p  # type: ignore[operator]
     if not _same_layout(site.model_layout, site.layout):
         raise UnsupportedObjective(

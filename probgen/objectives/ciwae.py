@@ -62,6 +62,8 @@ class CIWAE(Objective):
         """``beta mean + (1 - beta) (logsumexp - log K)`` over particles."""
         if self.beta == 0.0:  # 0 * -inf
             return bounds.iwae(integrand)
+        if self.beta == 1.0:
+            return bounds.elbo(integrand)
         return self.beta * bounds.elbo(integrand) + (1.0 - self.beta) * bounds.iwae(integrand)
 
     def derivatives(self, integrand: Tensor) -> Derivatives:

@@ -1,5 +1,6 @@
 """The evidence lower bound, its beta form, and its gradients."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -129,6 +130,10 @@ class ELBO(Objective):
                 '`gradient="stl"` drops the score of log q, which an analytic KL does not contain; use '
                 '`kl="monte-carlo"` with "stl", or `kl="analytic"` with `gradient="auto"`'
             )
+        if kl == "analytic" and "relaxed" in self._names():
+            raise UnsupportedObjective(
+                'no closed form of the KL of relaxed sites is known; use `kl="monte-carlo"` with `gradient="relaxed"`'
+            )
         if free_bits_per not in FREE_BITS_PER:
             raise ArgumentError(
                 f"unknown `free_bits_per={free_bits_per!r}`; {nearest(str(free_bits_per), FREE_BITS_PER)}"
@@ -242,11 +247,12 @@ class ELBO(Objective):
     def _discrete(self) -> "ELBO":
         """This objective without relaxing anything, for its value alone."""
         if self._unrelaxed is None:
-            self._unrelaxed = ELBO(
-                num_particles=self.num_particles,
-                kl=self.kl,
-                beta=self.beta,
-                vectorize_particles=self.vectorize_particles,
+            self._unrelaxed = copy.copy(self)  # shares what schedules set
+            self._unrelaxed._pair = None
+            self._unrelaxed.gradient = (
+                {site: "auto" if name == "relaxed" else name for site, name in self.gradient.items()}
+                if isinstance(self.gradient, dict)
+                else "auto"
             )
         return self._unrelaxed
 

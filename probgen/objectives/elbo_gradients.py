@@ -92,6 +92,8 @@ class Costs:
         batch = [density.dim() + dim for dim in site.layout.batch_dims]
         if set(keep) <= set(batch):
             return None
+        if self._dims_are_shared():
+            return None
         parts = [self._cost(other) for other in self._terms.sites]
         if any(part is None for part in parts):
             return None
@@ -101,6 +103,11 @@ class Costs:
             summed = part.detach().sum(away, keepdim=True) if away else part.detach()  # type: ignore[union-attr]
             total = total + summed
         return total.expand(density.shape)  # type: ignore[union-attr]
+
+    def _dims_are_shared(self) -> bool:
+        """Whether two plates lie on one dim, so that costs of one would be taken for costs of the other."""
+        frames = {frame for site in self._terms.sites for frame in site.frames}
+        return len({dim for _, dim in frames}) < len(frames)
 
     def _cost(self, site: SiteTerm) -> Tensor | None:
         if site.observed:
@@ -172,15 +179,25 @@ def check_antithetic(terms: PairTerms) -> None:
     Raises:
         UnsupportedObjective: naming the site.
     """
+    probes = {site.name: site.value for site in terms.latents if site.mode == PROBED}
     for site in terms.latents:
         if site.mode == PROBED:
             logits = bernoulli_logits(site.name, site.q)
-            if not torch.equal(logits, logits[:1].expand_as(logits)):
+            others = [value for name, value in probes.items() if name != site.name]
+            if _reaches(logits, others) or not torch.equal(logits, logits[:1].expand_as(logits)):
                 raise UnsupportedObjective(
                     f"`gradient=\"disarm\"` at site '{site.name}': its logits depend on another site, so the two "
                     'samples of a pair have different ones; give this site "rloo" by a dictionary, and "disarm" to '
                     "the site that comes first"
                 )
+
+
+def _reaches(logits: Tensor, others: list[Tensor]) -> bool:
+    """Whether the graph of the logits has one of the samples in it, be its derivative 0."""
+    if not logits.requires_grad or not others:
+        return False
+    found = torch.autograd.grad(logits.sum(), others, allow_unused=True, retain_graph=True)
+    return any(gradient is not None for gradient in found)
 
 
 def check_site_gradients(gradients: Any, allowed: tuple[str, ...]) -> None:

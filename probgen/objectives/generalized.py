@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Independent
@@ -11,6 +10,7 @@ from torch.distributions import Independent
 from probgen.core.weights import normalized_weights
 from probgen.errors import UnsupportedObjective
 from probgen.programs import PairTerms, SiteTerm
+from probgen.programs.sampling import is_point
 
 LOCATION_SCALE = (
     torch.distributions.Normal,
@@ -45,6 +45,12 @@ def generalized_surrogate(terms: PairTerms, samples: dict[str, Tensor]) -> Tenso
     Source:
         Bauer, Mnih (2021), Generalized doubly reparameterized gradient estimators, arXiv 2101.11046.
     """
+    for site in terms.latents:
+        if is_point(site.q):
+            raise UnsupportedObjective(
+                f"`gradient=\"gdreg\"` needs a density at every site of the guide, but '{site.name}' is a function of "
+                'other sites, as in Pyro\'s autoguides; use `gradient="dreg"`'
+            )
     log_weights = terms.log_weights
     w = normalized_weights(log_weights.detach())  # [K, batch]
     sites = list(terms.latents)
@@ -86,11 +92,11 @@ def _masked(product: Tensor, site: SiteTerm) -> Tensor:
 def _relocated(site: SiteTerm) -> Tensor:
     """The sample as a function of the parameters of the model's distribution: its noise is what is fixed."""
     p: Any = site.p
-    while isinstance(p, Independent | dist.MaskedDistribution):
+    while isinstance(p, Independent):
         p = p.base_dist
     if isinstance(p, torch.distributions.MultivariateNormal):
         noise = torch.linalg.solve_triangular(p.scale_tril, (site.value - p.loc)[..., None], upper=False).detach()
-        return p.loc + (p.scale_tril @ noise)[..., 0]
+        return p.loc + (p.scale_tril.tril() @ noise)[..., 0]
     if not isinstance(p, LOCATION_SCALE):
         raise UnsupportedObjective(
             f'`gradient="gdreg"` needs a location-scale family for a learned distribution of the model, but site '

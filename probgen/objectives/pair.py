@@ -41,6 +41,7 @@ class PairLoss(nn.Module):
         self._nesting = objective.max_plate_nesting
         self._checked_frozen = False
         self._sampling: Sampling | None = None
+        self._sampled_shapes: tuple[torch.Size, ...] | None = None
         self._sides: tuple[list[Tensor], list[Tensor]] | None = None
         self._others: dict[int, PairLoss] = {}
 
@@ -130,7 +131,9 @@ class PairLoss(nn.Module):
         asked = self.objective.sampling
         if not asked.sites and asked.default not in (ENUMERATED, ANTITHETIC):
             return asked
-        if self._sampling is None:
+        shapes = tuple(v.shape for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        if self._sampling is None or self._sampled_shapes != shapes:
+            self._sampled_shapes = shapes
             terms = trial_terms(self.model, self.guide, args, kwargs)
             asked.check_names(site.name for site in terms.latents)
             sampling = enumeration(asked, terms.latents)
@@ -152,13 +155,15 @@ class PairLoss(nn.Module):
             self._others[id(objective)] = PairLoss(objective, self.model, self.guide)
         return self._others[id(objective)]
 
-    def sides(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-        """(the trained tensors of the model, those of the guide), found by a trial run the first time.
+    def sides(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, anew: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """(the trained tensors of the model, those of the guide), found by a trial run the first time, or ``anew``.
 
         Raises:
             UnsupportedObjective: model and guide share a tensor.
         """
-        if self._sides is None:
+        if self._sides is None or anew:
             self._sides = parameters_by_side(self.model, self.guide, args, kwargs)
         return self._sides
 

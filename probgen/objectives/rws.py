@@ -13,7 +13,6 @@ from probgen.objectives.base import Estimate, Objective
 from probgen.objectives.iwae import IWAE
 from probgen.objectives.pair import PairLoss
 from probgen.objectives.two_sided import GuideSide, TwoSided
-from probgen.objectives.upper_bounds import PATHWISE_REFUSED
 from probgen.programs import PairTerms
 from probgen.programs.dream import dream_pair
 from probgen.programs.sampling import PLAIN, Sampling
@@ -54,7 +53,12 @@ class RWS(TwoSided):
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("auto", "self-normalized", "dreg")
-    refused: ClassVar[dict[str, str]] = PATHWISE_REFUSED
+    refused: ClassVar[dict[str, str]] = {
+        "pathwise": (
+            "the guide follows `log q` at samples of given weight, which has no path of its own; use "
+            '`gradient="self-normalized"` or "dreg"'
+        )
+    }
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class TVO(TwoSided):
     The left sum is a lower bound that rises with both sides' parameters; with one interval it is the ELBO. The right
     sum is an upper bound, minimised over the guide, while the model follows the importance-weighted bound (players
     ``"guide"`` and ``"model"``). The expectations are taken with self-normalised weights ``softmax(beta l)`` of K
-    particles of the guide: a finite K has a bias of O(1/K).
+    particles of the guide: a finite K has a bias of O(1/K), and with one particle the guide's gradient vanishes.
 
     Args:
         num_particles: K samples per datum.

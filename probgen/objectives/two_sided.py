@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from probgen.core import bounds
+from probgen.errors import UnsupportedObjective
 from probgen.objectives.base import Estimate, Objective, Player
 from probgen.objectives.gradients import require_reparameterized, weighted
 from probgen.objectives.pair import PairLoss
 from probgen.programs import PairTerms
-from probgen.programs.sampling import DETACHED, PLAIN, Sampling
+from probgen.programs.sampling import DETACHED, PLAIN, Sampling, is_point
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,11 @@ class TwoSided(Objective):
         reported = sides[0 if self._loss_of == "model" else 1]
         gradients: list[tuple[Tensor, Tensor]] = []
         if torch.is_grad_enabled():
-            for estimate, parameters in zip(sides, pair.sides(args, kwargs), strict=True):
-                gradients.extend(_gradients(estimate.loss, parameters))
+            losses = [estimate.loss for estimate in sides]
+            found = [_gradients(*each) for each in zip(losses, pair.sides(args, kwargs), strict=True)]
+            if not all(found):  # perhaps the parameters are others by now, as after `pyro.clear_param_store()`
+                found = [_gradients(*each) for each in zip(losses, pair.sides(args, kwargs, anew=True), strict=True)]
+            gradients = [pair_of for side in found for pair_of in side]
         return TwoSidedEstimate(
             sides[0].bound,
             reported.value.detach(),
@@ -116,7 +120,7 @@ class TwoSided(Objective):
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     if not parameters or not loss.requires_grad:
         return []
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     return [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
 
 
@@ -149,9 +153,18 @@ class GuideSide(Objective):
         """What the guide maximises, ``[batch]``, for its value alone."""
         raise NotImplementedError
 
+    def _refuse_points(self, terms: PairTerms) -> None:
+        for site in terms.latents:
+            if not self.freezes_guide and is_point(site.q) and site.value.requires_grad:
+                raise UnsupportedObjective(
+                    f"the guide's site '{site.name}' is a point that depends on a parameter by itself, as in "
+                    "AutoStructured, so `log q` at a fixed sample does not have it; use `IWAE` or `ELBO`"
+                )
+
     def estimate(self, terms: PairTerms) -> Estimate:
         """The value, the importance-weighted bound, and a surrogate with the guide's gradient."""
         log_weights = self.integrand(terms)
+        self._refuse_points(terms)
         if self.freezes_guide:
             require_reparameterized(terms, self.gradient, f'gradient="{self.gradients[0]}"')
         constant = log_weights.detach()

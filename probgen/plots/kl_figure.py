@@ -21,7 +21,7 @@ from probgen.plots.subject import looking, read
 from probgen.plots.units import Units, drawable_latents, entrywise, marginals
 from probgen.programs import PairTerms, SiteTerm
 from probgen.programs.param_scope import Program
-from probgen.programs.read import is_delta
+from probgen.programs.sampling import is_point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,7 +163,7 @@ def divergences(terms: PairTerms, site: SiteTerm) -> tuple[str, Tensor]:
             return (MARGINAL if base_q is None else CLOSED), _masked(closed, site)
         except NotImplementedError:
             pass
-    if base_q is not None and base_p is not None and not is_delta(base_q):
+    if base_q is not None and base_p is not None and not is_point(base_q):
         return SAMPLED, _masked(base_q.log_prob(site.value) - base_p.log_prob(site.value), site)
     if site.log_q is None or site.log_p is None:
         raise UnsupportedObjective(f"site '{site.name}' has no density under both programs")
@@ -172,7 +172,7 @@ def divergences(terms: PairTerms, site: SiteTerm) -> tuple[str, Tensor]:
 
 def _density_of(terms: PairTerms, site: SiteTerm) -> Any:
     """The guide's distribution; of a copy of an auxiliary site, as in Pyro's autoguides, that site's."""
-    if is_delta(site.q):
+    if is_point(site.q):
         for other in terms.latents:
             if other.p is None and torch.equal(other.value, site.value):
                 return other.q

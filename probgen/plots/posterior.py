@@ -10,7 +10,7 @@ from probgen.evidence.result import ACTIVE
 from probgen.plots.subject import Batch, Subject, run
 from probgen.plots.units import Units
 from probgen.programs import PairTerms, SiteTerm
-from probgen.programs.read import is_delta
+from probgen.programs.sampling import is_point
 
 PARTICLES = 64
 
@@ -96,7 +96,7 @@ def mean_given_others(site: SiteTerm) -> Tensor:
 
 
 def _known_mean(site: SiteTerm) -> Tensor | None:
-    if is_delta(site.q):
+    if is_point(site.q):
         return None
     try:
         mean: Tensor = site.q.mean

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probgen.arguments import first_index
 from probgen.errors import DataError, ProgramError, UnsupportedObjective
+from probgen.programs.sampling import is_point
 
 Site: TypeAlias = Any  # a node of a trace: Pyro's Message, whose fields depend on its type
 
@@ -249,6 +250,33 @@ def check_cut(samples: Iterable[Tensor], densities: dict[str, Tensor]) -> None:
                     f"the guide's density at site '{name}' uses a tensor with `requires_grad` that is not registered, "
                     "so it cannot be frozen; declare it by `pyro.param` or `pyro.module`, make the guide a module that "
                     'owns it, or use `gradient="pathwise"`'
+                )
+            pending.extend(child for child, _ in node.next_functions)
+
+
+def check_points(guide: poutine.Trace) -> None:
+    """Refuses a guide whose point-mass sites depend on a parameter other than through its samples.
+
+    ``log q`` has no term for such a parameter, so what a frozen ``log q`` leaves out is not the score.
+
+    Raises:
+        UnsupportedObjective: naming the site.
+    """
+    drawn = {site["value"].grad_fn for site in sample_sites(guide) if not is_point(site["fn"])}
+    random = any(site["infer"].get("is_auxiliary") for site in sample_sites(guide))
+    for site in sample_sites(guide):
+        if not random or not is_point(site["fn"]):  # a guide of points alone is the MAP estimate
+            continue
+        seen, pending = set(drawn), [site["value"].grad_fn]
+        while pending:
+            node = pending.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if type(node).__name__ == "AccumulateGrad":
+                raise UnsupportedObjective(
+                    f"the guide's site '{site['name']}' is a point that depends on a parameter by itself, as in "
+                    'AutoStructured; its log q cannot be frozen: use `gradient="pathwise"`'
                 )
             pending.extend(child for child, _ in node.next_functions)
 

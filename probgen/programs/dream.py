@@ -12,6 +12,7 @@ from probgen.programs.checks import check_pair, sample_sites
 from probgen.programs.execution import Pair, RunOptions, densities_of, execute, indices_of, no_guide
 from probgen.programs.param_scope import Program
 from probgen.programs.read import nesting_of, read_terms
+from probgen.programs.sampling import is_point
 from probgen.programs.terms import PairTerms
 from probgen.validation import validation
 
@@ -45,6 +46,12 @@ def _dream(pair: Pair, options: RunOptions) -> PairTerms:
     latents = {site["name"] for site in sample_sites(dreamt)} - set(observed)
     guide_trace = execute(asleep, asleep.guide, options, dreamt, latents=latents).trace
     check_pair(dreamt, guide_trace)
+    for site in sample_sites(guide_trace):
+        if site["infer"].get("is_auxiliary") or is_point(site["fn"]):
+            raise UnsupportedObjective(
+                f"sleep scores the guide on dreams of the model, which have no value for its site '{site['name']}' "
+                '(an auxiliary one, as in Pyro\'s autoguides); use `guide_update="wake"`'
+            )
     with torch.no_grad():
         log_p = densities_of(dreamt, "model")
     log_q = densities_of(guide_trace, "guide")

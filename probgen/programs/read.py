@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from probgen.errors import ProgramError, nearest
 from probgen.programs.checks import Site, check_density_shape, sample_sites
-from probgen.programs.sampling import DETACHED, STRAIGHT_THROUGH
+from probgen.programs.sampling import DETACHED, STRAIGHT_THROUGH, is_point
 from probgen.programs.terms import Layout, PairTerms, SiteTerm
 
 PARTICLES = "num_particles_vectorized"
@@ -93,7 +92,7 @@ class _Reader:
             observed=False,
             local=bool(plates(site)),
             reparameterized=mode != DETACHED and (bool(site["fn"].has_rsample) or mode == STRAIGHT_THROUGH),
-            point=not random and is_delta(site["fn"]),
+            point=not random and is_point(site["fn"]),
             p=None if twin is None else twin["fn"],
             q=site["fn"],
             layout=layout,
@@ -101,6 +100,7 @@ class _Reader:
             mode=mode,
             density_p=None if twin is None else self.log_p[name],
             density_q=self.log_q[name],
+            frames=_frames(site, twin),
         )
 
     def _observed(self, site: Site, own_scale: bool) -> SiteTerm:
@@ -120,6 +120,7 @@ class _Reader:
             layout=layout,
             model_layout=layout,
             density_p=self.log_p[site["name"]],
+            frames=_frames(site),
         )
 
     def _collapse(self, densities: Densities, site: Site, own_scale: bool) -> Tensor:
@@ -139,11 +140,9 @@ class _Reader:
         )
 
 
-def is_delta(fn: Any) -> bool:
-    """Whether a distribution is a point, perhaps under transforms or independent dimensions."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
+def _frames(*sites: Site | None) -> tuple[tuple[str, int], ...]:
+    """(name, dim) of the plates around a site in the guide, the model, or both."""
+    return tuple(sorted({(frame.name, frame.dim) for site in sites if site is not None for frame in plates(site)}))
 
 
 def _factor(frame: Any) -> float:

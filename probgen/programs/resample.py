@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from probgen.core.weights import normalized_weights
 from probgen.programs.checks import sample_sites
 from probgen.programs.execution import (
     Pair,
@@ -70,7 +71,7 @@ def _resample(pair: Pair, options: RunOptions) -> Resampled:
     picked = _picked(guide_trace, terms, index, nesting)
     chosen = _run_chosen(pair, picked, options, guide, indices_of(guide_trace, model_trace), nesting)
     own_log_q = torch.as_tensor(terms.log_guide).expand_as(weights).gather(0, index)
-    return Resampled(terms, weights.softmax(0).gather(0, index), chosen, own_log_q)
+    return Resampled(terms, normalized_weights(weights).gather(0, index), chosen, own_log_q)
 
 
 def _draw(log_weights: Tensor) -> Tensor:

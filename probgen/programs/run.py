@@ -18,6 +18,7 @@ from probgen.programs.checks import (
     check_guide,
     check_minibatches,
     check_pair,
+    check_points,
     check_support,
     sample_sites,
 )
@@ -217,8 +218,9 @@ def trial_terms(
     options: RunOptions | None = None,
 ) -> PairTerms:
     """The terms of one particle, or as ``options`` say, for their structure alone, by a trial run."""
+    probing = options is not None  # what depends on what is read off the graph
     options = options or RunOptions(validate=False)
-    with trial(model, guide or no_guide), validation(False):
+    with trial(model, guide or no_guide), validation(False), torch.set_grad_enabled(probing):
         return record(Pair(model, guide or no_guide, args, kwargs), options).terms
 
 
@@ -274,6 +276,7 @@ def guide_densities(pair: Pair, guide: Execution, options: RunOptions) -> tuple[
     if options.check_frozen:
         check_frozen_densities(densities_of(guide.trace, "guide"), log_q)
         check_cut([site["value"] for site in sample_sites(aliased)], log_q)
+        check_points(guide.trace)
     return aliased, log_q
 
 

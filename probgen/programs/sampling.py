@@ -143,6 +143,8 @@ class SamplingMessenger(Messenger):
             return
         if mode == RELAXED:
             msg["fn"] = relaxed(msg["name"], msg["fn"], self._sampling.temperature)
+        if mode == DETACHED and is_point(msg["fn"]):
+            return  # a function of other samples and of parameters, whose path is the only way to these
         if self._latents is None and not msg["done"]:
             msg["infer"] = {**msg["infer"], "_sampling": mode}
             msg["value"], msg["done"] = self._draw(mode, msg["name"], msg["fn"]), True
@@ -151,7 +153,7 @@ class SamplingMessenger(Messenger):
         if mode == ANTITHETIC:
             return _antithetic(name, fn)
         if mode == PROBED:
-            return torch.bernoulli(torch.full_like(bernoulli_logits(name, fn).detach(), 0.5))
+            return torch.bernoulli(torch.full_like(bernoulli_logits(name, fn).detach(), 0.5)).requires_grad_()
         if mode == ENUMERATED:
             return _state_values(fn, self._sampling.states[name], self._sampling.num_states)
         value = fn()
@@ -235,6 +237,13 @@ def _state_values(fn: Any, states: States, num_states: int) -> Tensor:
     digits = index[:, None] // powers % states.cardinality  # [P, entries]
     outer = event[: len(event) - len(own)]
     return support[digits].reshape(batch[0], *inner, *outer, *own).expand(batch + event)
+
+
+def is_point(fn: Any) -> bool:
+    """Whether a distribution is a point, perhaps under transforms or independent dimensions."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
 
 
 def _base(fn: Any) -> Any:

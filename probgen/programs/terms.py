@@ -80,6 +80,8 @@ class SiteTerm:
         model_layout: the same for the model; None for an auxiliary site.
         density_p: the model's log-density as it was recorded; None if there is none, or particles ran one by one.
         density_q: likewise the guide's.
+        frames: (name, dim) of the plates around it.
+        parts: the same site of each particle, where these ran one by one.
     """
 
     name: str
@@ -98,6 +100,8 @@ class SiteTerm:
     mode: str | None = None
     density_p: Tensor | None = None
     density_q: Tensor | None = None
+    frames: tuple[tuple[str, int], ...] = ()
+    parts: tuple["SiteTerm", ...] = ()
 
     @property
     def plated_p(self) -> Tensor | None:
@@ -218,7 +222,7 @@ def stack(runs: list[PairTerms]) -> PairTerms:
 
 
 def _stack_site(sites: list[SiteTerm]) -> SiteTerm:
-    shared = {field.name: getattr(sites[0], field.name) for field in fields(SiteTerm)}
+    shared = {field.name: getattr(sites[0], field.name) for field in fields(SiteTerm) if field.name != "parts"}
     joined = {name: _concatenate([getattr(site, name) for site in sites]) for name in ("log_p", "log_q", "score")}
     shared |= {"density_p": None, "density_q": None}
     value = torch.stack([site.value for site in sites])
@@ -227,8 +231,6 @@ def _stack_site(sites: list[SiteTerm]) -> SiteTerm:
 
 @dataclass(frozen=True)
 class _StackedSite(SiteTerm):
-    parts: tuple[SiteTerm, ...] = ()
-
     def scale_gradient(self, weights: Tensor) -> None:
         for part, weight in zip(self.parts, weights.split(1), strict=True):
             part.scale_gradient(weight)

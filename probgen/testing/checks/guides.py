@@ -11,7 +11,8 @@ from probgen.core.weights import pareto_khat
 from probgen.errors import UnsupportedObjective
 from probgen.programs import RunOptions, log_weights, trace_pair
 from probgen.programs.param_scope import owner_of
-from probgen.programs.read import is_delta, plates
+from probgen.programs.read import plates
+from probgen.programs.sampling import is_point
 from probgen.testing.checks.cases import Trial
 from probgen.testing.checks.outcome import NotApplicable, check, require
 from probgen.testing.checks.quadrature import log_evidence, log_mass
@@ -70,7 +71,7 @@ def plates_are_the_models(trial: Trial) -> None:
     """Latent sites lie in plates of the same name and size in both programs: minibatches are then the same."""
     model, guide = record(trial.model, trial.call).sites, record(trial.guide, trial.call).sites
     for name in model.keys() & guide.keys():
-        if is_delta(guide[name]["fn"]):
+        if is_point(guide[name]["fn"]):
             continue  # autoguides put a function of other sites there
         p, q = ({(f.name, f.size) for f in plates(site[name])} for site in (model, guide))
         require(
@@ -106,7 +107,7 @@ def samples_have_a_path_where_claimed(trial: Trial) -> None:
     if not any(p.requires_grad for p in own):
         raise NotApplicable("the guide has no parameters")
     for name, site in recorded.sites.items():
-        if site["fn"].has_rsample and site["log_prob"].requires_grad and not is_delta(site["fn"]):
+        if site["fn"].has_rsample and site["log_prob"].requires_grad and not is_point(site["fn"]):
             require(
                 site["value"].requires_grad,
                 f"site '{name}' ({type(site['fn']).__name__}) claims `rsample`, and its sample has no gradient",

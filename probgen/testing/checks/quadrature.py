@@ -12,7 +12,7 @@ from torch.distributions import biject_to, constraints
 
 from probgen.data.batches import Call
 from probgen.programs.param_scope import Program
-from probgen.programs.read import is_delta
+from probgen.programs.sampling import is_point
 from probgen.testing.checks.outcome import NotApplicable
 from probgen.testing.checks.running import Recorded, Values, log_density, record
 
@@ -44,7 +44,7 @@ def grid_of(program: Program, call: Call, name: str) -> Grid:
     site = alone.sites[name]
     if site["fn"].has_enumerate_support:
         return _enumerated(site)
-    if not _support(site["fn"]).is_discrete and not is_delta(site["fn"]):
+    if not _support(site["fn"]).is_discrete and not is_point(site["fn"]):
         return _nodes(program, call, alone, name)
     raise NotApplicable(f"site '{name}' ({type(site['fn']).__name__}) can be neither summed nor integrated over")
 
