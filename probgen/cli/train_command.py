@@ -94,9 +94,9 @@ class Resume:
         Raises:
             ProbgenError: no run is there, or it cannot go on.
         """
-        from probgen.runs.saved import read_run
+        from probgen.runs.saved import read_run, require_resumable
 
-        read_run(self.run_dir)  # before torch is imported
+        require_resumable(read_run(self.run_dir))  # before torch is imported
         from probgen.cli.training import resume
 
         resume(self)

@@ -12,6 +12,7 @@ _LAZY = {
     "CUBO": "probgen.numpyro.two_sided",
     "ELBO": "probgen.numpyro.elbo",
     "EUBO": "probgen.numpyro.two_sided",
+    "EpochReport": "probgen.numpyro.epochs",
     "Estimate": "probgen.numpyro.base",
     "IWAE": "probgen.numpyro.importance",
     "MIWAE": "probgen.numpyro.importance",

@@ -114,7 +114,7 @@ class Objective(NumPyroELBO):
     def coefficients(self, log_weights: Array, *, scored: bool) -> Coefficients:
         """What multiplies the gradients of each particle; ``scored``: some site has no path."""
         derivatives = self.derivatives(log_weights)
-        if self.gradient in ("dreg", "stl"):
+        if self.gradient in ("dreg", "gdreg", "stl"):
             return estimators.doubly_reparameterized(derivatives)
         if scored:
             return estimators.score_function(derivatives, self.baseline(log_weights))

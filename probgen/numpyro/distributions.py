@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from jax.lax import stop_gradient
 from numpyro.distributions.distribution import ExpandedDistribution, Independent, MaskedDistribution
 
 
@@ -39,6 +41,33 @@ def unmasked(fn: Any) -> tuple[Any, Any]:
         inner, mask = unmasked(fn.base_dist)
         return (fn, None) if mask is None else (inner.expand(fn.batch_shape), mask)
     return fn, None
+
+
+LOCATION_SCALE = (dist.Normal, dist.Laplace, dist.Cauchy, dist.Gumbel, dist.StudentT, dist.Logistic)
+
+
+def relocated(fn: Any, value: Array) -> Array | None:
+    """A sample as a function of the parameters of a distribution: its noise is what is fixed.
+
+    Under a mask it has no gradient. None for a distribution that is not of a location-scale family.
+    """
+    base, inside = fn, []
+    while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
+        if isinstance(base, MaskedDistribution):
+            inside.append(jnp.reshape(base._mask, (*jnp.shape(base._mask), *[1] * len(base.event_shape))))
+        base = base.base_dist
+    if isinstance(base, dist.MultivariateNormal):
+        gap = (value - base.loc)[..., None]
+        tril = jnp.broadcast_to(base.scale_tril, (*gap.shape[:-2], *base.scale_tril.shape[-2:]))
+        noise = stop_gradient(jax.scipy.linalg.solve_triangular(tril, gap, lower=True))
+        moved = base.loc + (jnp.tril(tril) @ noise)[..., 0]  # what is above the diagonal has no part in the density
+    elif isinstance(base, LOCATION_SCALE):
+        moved = base.loc + base.scale * stop_gradient((value - base.loc) / base.scale)
+    else:
+        return None
+    for mask in inside:
+        moved = jnp.where(mask, moved, stop_gradient(moved))
+    return moved
 
 
 def elementwise(fn: Any) -> Any:

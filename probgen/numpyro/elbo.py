@@ -12,15 +12,23 @@ from jax.lax import stop_gradient
 
 from probgen.arguments import choice, positive_float
 from probgen.config import describe
-from probgen.core import bounds, estimators
+from probgen.core import estimators
 from probgen.core.estimators import Derivatives
 from probgen.errors import ArgumentError, UnsupportedObjective, nearest
 from probgen.numpyro import surrogate
 from probgen.numpyro.base import Estimate, Objective
 from probgen.numpyro.divergences import analytic_kl, site_kl
 from probgen.numpyro.run import Vectorize
-from probgen.numpyro.sampling import ANTITHETIC, DETACHED, RELAXED, STRAIGHT_THROUGH, Sampling
-from probgen.numpyro.scores import Costs, disarm, score
+from probgen.numpyro.sampling import (
+    ANTITHETIC,
+    DETACHED,
+    ENUMERATED,
+    RELAXED,
+    STRAIGHT_THROUGH,
+    Sampling,
+    enumeration,
+)
+from probgen.numpyro.scores import Costs, disarm, score, shares
 from probgen.numpyro.surrogate import Run, weighted
 from probgen.numpyro.terms import PairTerms
 from probgen.objectives.schedules import make_schedule, value_at
@@ -31,6 +39,7 @@ MODES = {
     "score": DETACHED,
     "rloo": DETACHED,
     "disarm": ANTITHETIC,
+    "enumerate": ENUMERATED,
     "relaxed": RELAXED,
     "straight-through": STRAIGHT_THROUGH,
 }
@@ -56,7 +65,8 @@ class ELBO(Objective):
         gradient: ``"auto"`` (pathwise where a site has ``rsample``, elsewhere the score function with a
             leave-one-out baseline), ``"pathwise"``, ``"stl"`` (sticking the landing), ``"score"`` and ``"rloo"`` (score
             functions, without and with the baseline of the other particles), ``"disarm"`` (Bernoulli sites, with
-            particles in antithetic pairs), ``"relaxed"`` and ``"straight-through"`` (Bernoulli sites; biased
+            particles in antithetic pairs), ``"enumerate"`` (the exact sum over a discrete site's states, all of them
+            run as particles), ``"relaxed"`` and ``"straight-through"`` (Bernoulli sites; biased
             surrogates); or a dict from site to one of these names.
         temperature: of relaxed sites.
         vectorize_particles: run all particles at once; see :class:`probgen.numpyro.Objective`.
@@ -79,10 +89,6 @@ class ELBO(Objective):
     gradients: ClassVar[tuple[str, ...]] = ("auto", "pathwise", "stl", *MODES)
     refused: ClassVar[dict[str, str]] = {
         "dreg": 'the weights of an ELBO are constant, so "dreg" is "stl" here; use `gradient="stl"`',
-        "enumerate": (
-            "the states of a site are not enumerated in NumPyro's programs here; sum the site out in the model, use "
-            '"disarm" or "rloo", or `probgen.objectives.ELBO` with Pyro'
-        ),
     }
 
     def __init__(
@@ -132,10 +138,10 @@ class ELBO(Objective):
             )
         if "rloo" in names:
             self._require_particles("rloo", 2)
-        if "disarm" in names and self.num_particles % 2:
+        if "disarm" in names and (self.num_particles % 2 or "enumerate" in names):
             raise ArgumentError(
-                f'`gradient="disarm"` takes particles in antithetic pairs: `num_particles` must be even, got '
-                f"{self.num_particles}"
+                '`gradient="disarm"` takes particles in antithetic pairs: `num_particles` must be even, and no other '
+                f"site may be enumerated; got {self.num_particles}"
             )
 
     def _names(self) -> set[str]:
@@ -168,7 +174,7 @@ class ELBO(Objective):
     def _divergence(self, terms: PairTerms, free_bits: float) -> Any:
         return terms.kl if self.kl == "monte-carlo" else analytic_kl(terms, free_bits)
 
-    def _plain(self, run: Run, terms: PairTerms, value: Array) -> Array:
+    def _plain(self, run: Run, terms: PairTerms, value: Array, share: Array) -> Array:
         """The mean of ``log p(x | z) - KL``, ``[batch]``: without beta, free bits and scales of some sites."""
         if terms.unscaled is None and self.free_bits == 0.0 and not callable(self.beta) and self.beta == 1.0:
             return value
@@ -176,7 +182,7 @@ class ELBO(Objective):
         if self.free_bits > 0:
             bare = replace(run, params=run.constants, pair=replace(run.pair, site_kl=site_kl()))
             fixed = stop_gradient(bare.live().plain)
-        return bounds.elbo(jnp.asarray(fixed.log_likelihood - self._divergence(fixed, 0.0)))
+        return _mean_over(share, fixed.log_likelihood - self._divergence(fixed, 0.0))
 
     def estimate(self, run: Run) -> Estimate:
         """The bound, and a surrogate with its gradient, of one run.
@@ -187,14 +193,23 @@ class ELBO(Objective):
         if self.kl == "analytic":
             kl = site_kl(self.free_bits, per=self.free_bits_per)
             run = replace(run, pair=replace(run.pair, site_kl=kl))
-        run = run.sampled(self.sampling)
+        run = self._enumerated(run.sampled(self.sampling))
         terms = run.live()
+        share = shares(terms, self.num_particles)
         integrand = jnp.atleast_1d(self.integrand(terms))
-        integrand = jnp.broadcast_to(integrand, (self.num_particles, *terms.batch_shape))
-        scalar = self._pathwise(run, terms, integrand) + self._scored(terms, stop_gradient(integrand))
-        value = bounds.elbo(stop_gradient(integrand))
-        plain = self._plain(run, terms, value)
+        integrand = jnp.broadcast_to(integrand, (len(run.draws.particles), *terms.batch_shape))
+        scalar = self._pathwise(run, terms, integrand, share) + self._scored(terms, stop_gradient(integrand), share)
+        value = _mean_over(share, integrand)
+        plain = self._plain(run, terms, value, share)
         return Estimate(plain, value, jnp.asarray(scalar), stop_gradient(terms.scale), terms.mutable)
+
+    def _enumerated(self, run: Run) -> Run:
+        """The run with a block of particles for each joint state of the enumerated sites."""
+        if "enumerate" not in self._names():
+            return run
+        trial = replace(run, draws=replace(run.draws, particles=run.draws.particles[:1])).live()
+        sampling = enumeration(run.pair.sampling, trial.latents)
+        return replace(run.sampled(sampling), draws=run.draws.repeated(sampling.num_states))
 
     @property
     def sampling(self) -> Sampling:
@@ -207,18 +222,20 @@ class ELBO(Objective):
     def _gradient_at(self, name: str) -> str:
         return self.gradient.get(name, "auto") if isinstance(self.gradient, Mapping) else self.gradient
 
-    def _pathwise(self, run: Run, terms: PairTerms, integrand: Array) -> Any:
-        """``mean_k`` of the integrand; log q of "stl" sites with constant parameters."""
+    def _pathwise(self, run: Run, terms: PairTerms, integrand: Array, shares: Array) -> Any:
+        """``sum share * integrand`` over particles; log q of "stl" sites with constant parameters."""
         for site in terms.latents:
             if self._gradient_at(site.name) in ("pathwise", "stl") and not site.reparameterized:
                 surrogate.require_reparameterized(terms, self._gradient_at(site.name))
-        share = estimators.elbo(stop_gradient(integrand)).first * terms.scale
+        possible = jnp.where(stop_gradient(shares) > 0.0, stop_gradient(integrand), 0.0)
+        moving = weighted(possible * terms.scale, shares)  # probabilities of enumerated states
+        share = stop_gradient(shares) * terms.scale
         if self.kl == "monte-carlo":  # log q at fixed samples has a gradient of mean 0, which would only add noise
             for site in terms.latents:
-                if not site.reparameterized and site.log_q is not None:
+                if site.scored and site.log_q is not None:
                     integrand = integrand + self._beta * (site.log_q - stop_gradient(site.log_q))
         landing = [site for site in terms.latents if self._gradient_at(site.name) == "stl" and not site.function]
-        total = weighted(share, integrand)
+        total = weighted(share, integrand) + moving
         if not landing:
             return total
         constant = run.at(terms.values(), run.params, run.constants)
@@ -230,15 +247,16 @@ class ELBO(Objective):
             )
         return total
 
-    def _scored(self, terms: PairTerms, integrand: Array) -> Any:
+    def _scored(self, terms: PairTerms, integrand: Array, shares: Array) -> Any:
         """The score functions of the sites without a path, each with its baseline."""
-        costs = Costs(stop_gradient(terms), integrand, None if self.kl == "analytic" else self._beta)
+        beta = None if self.kl == "analytic" else self._beta
+        costs = Costs(stop_gradient(terms), integrand, beta, stop_gradient(shares), self.num_particles)
         total: Any = 0.0
         for site in terms.latents:
             name = self._gradient_at(site.name)
             if name == "disarm":
                 total = total + disarm(site, costs, terms.scale)
-            elif not site.reparameterized:
+            elif site.scored:
                 total = total + score(site, costs, terms.scale, baseline=name != "score")
         return total
 
@@ -247,6 +265,12 @@ class ELBO(Objective):
         free = f", free_bits={self.free_bits!r}" if self.free_bits else ""
         gradient = dict(self.gradient) if isinstance(self.gradient, Mapping) else self.gradient
         return f"ELBO(num_particles={self.num_particles}, kl={self.kl!r}, {beta}{free}, gradient={gradient!r})"
+
+
+def _mean_over(share: Array, integrand: Any) -> Array:
+    """``sum share * integrand``, without gradient; a state of probability 0 counts 0, whatever its integrand."""
+    fixed = stop_gradient(share)
+    return jnp.where(fixed > 0.0, fixed * stop_gradient(integrand), 0.0).sum(0)
 
 
 def _checked_free_bits(free_bits: Any, kl: str) -> float:

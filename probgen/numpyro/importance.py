@@ -13,6 +13,7 @@ from probgen.core.estimators import Coefficients, Derivatives
 from probgen.errors import ArgumentError, UnsupportedObjective
 from probgen.numpyro import surrogate
 from probgen.numpyro.base import Objective
+from probgen.numpyro.generalized import generalized
 from probgen.numpyro.run import Vectorize
 from probgen.numpyro.surrogate import Run
 from probgen.numpyro.terms import PairTerms
@@ -32,10 +33,11 @@ class IWAE(Objective):
     Args:
         num_particles: K samples per datum.
         gradient: ``"auto"`` (pathwise where a site has ``rsample``, elsewhere the score function with the bound of
-            the other particles as baseline), ``"pathwise"``, ``"dreg"`` (doubly reparameterized), ``"score"``,
-            ``"rloo"`` and ``"vimco"`` (score functions at every site, without baseline, with that of the other
-            particles, with their geometric mean in place of the particle), ``"resampled"`` (backward through one
-            particle drawn by weight), ``"resampled-dreg"``.
+            the other particles as baseline), ``"pathwise"``, ``"dreg"`` (doubly reparameterized), ``"gdreg"`` (the
+            same also for the model's own learned distributions of latents), ``"score"``, ``"rloo"`` and ``"vimco"``
+            (score functions at every site, without baseline, with that of the other particles, with their geometric
+            mean in place of the particle), ``"resampled"`` (backward through one particle drawn by weight),
+            ``"resampled-dreg"``.
         vectorize_particles: run all particles at once; see :class:`probgen.numpyro.Objective`.
         batch_plate: the plate over data; by default those around every site.
 
@@ -46,7 +48,7 @@ class IWAE(Objective):
 
     Source:
         Burda, Grosse, Salakhutdinov (2016), arXiv 1509.00519; Tucker, Lawson, Gu, Maddison (2019), arXiv 1810.04152;
-        Mnih, Rezende (2016), arXiv 1602.06725.
+        Mnih, Rezende (2016), arXiv 1602.06725; Bauer, Mnih (2021), arXiv 2101.11046.
 
     Example:
         >>> IWAE(num_particles=50, gradient="dreg")
@@ -57,19 +59,14 @@ class IWAE(Objective):
         "auto",
         "pathwise",
         "dreg",
+        "gdreg",
         "score",
         "rloo",
         "vimco",
         "resampled",
         "resampled-dreg",
     )
-    refused: ClassVar[dict[str, str]] = {
-        "stl": _STL_IS_BIASED,
-        "gdreg": (
-            "it reparameterizes the model's own sites, whose samplers a NumPyro program does not give; use "
-            '`gradient="dreg"`, or `probgen.objectives.IWAE` with Pyro'
-        ),
-    }
+    refused: ClassVar[dict[str, str]] = {"stl": _STL_IS_BIASED}
 
     def __init__(
         self,
@@ -94,6 +91,8 @@ class IWAE(Objective):
         if self.gradient in ("resampled", "resampled-dreg"):
             key = jax.random.fold_in(run.draws.minibatch, 1)
             return surrogate.resampled(run, self._rule, key, self.gradient)
+        if self.gradient == "gdreg":
+            return generalized(run, self._rule)
         return super()._run(run)
 
 

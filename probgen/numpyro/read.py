@@ -13,9 +13,9 @@ from jax.core import Tracer
 
 from probgen.errors import ProgramError, UnsupportedObjective, nearest
 from probgen.numpyro.checks import Trace, bad_density, check_density_shape, sample_sites
-from probgen.numpyro.distributions import family, is_delta, unmasked
+from probgen.numpyro.distributions import family, innermost, is_delta, relocated, unmasked
 from probgen.numpyro.messengers import Site
-from probgen.numpyro.sampling import ANTITHETIC, DETACHED, STRAIGHT_THROUGH, bernoulli_logits
+from probgen.numpyro.sampling import ANTITHETIC, DETACHED, ENUMERATED, STRAIGHT_THROUGH, bernoulli_logits, cardinality
 from probgen.numpyro.terms import Layout, PairTerms, SiteTerm
 
 SiteKL = Callable[[str, Any, Any], Array]  # (name, guide's distribution, model's) -> divergence, [*plates]
@@ -38,8 +38,12 @@ def read_terms(
     batch_plate: str | None,
     site_kl: SiteKL | None = None,
     unset: tuple[str, ...] = (),
+    relocate: bool = False,
 ) -> PairTerms:
-    """The terms of a recorded pair of one particle; ``site_kl`` gives divergences in closed form."""
+    """The terms of a recorded pair of one particle; ``site_kl`` gives divergences in closed form.
+
+    ``relocate`` asks for each value as a function of the parameters of the model's distribution.
+    """
     guide = {site["name"]: site for site in sample_sites(guide_trace)}
     model = {site["name"]: site for site in sample_sites(model_trace)}
     frames = {site["name"]: _frames(site, guide_trace) for site in guide.values()}
@@ -55,7 +59,7 @@ def read_terms(
         for name, site in trace.items()
         if site["type"] == "mutable"
     }
-    reader = _Reader(model, guide, model_trace, guide_trace, batch, site_kl, mutable, unset)
+    reader = _Reader(model, guide, model_trace, guide_trace, batch, site_kl, mutable, unset, relocate)
     if shared is not None:
         return reader.terms(shared)
     return replace(reader.terms(1.0, own_scales=True), tempered=tempered, unscaled=reader.terms(1.0))
@@ -73,6 +77,7 @@ class _Reader:
     site_kl: SiteKL | None
     mutable: dict[str, Any]
     unset: tuple[str, ...]
+    relocate: bool
 
     def terms(self, shared: Any, *, own_scales: bool = False) -> PairTerms:
         """All sites; ``shared`` multiplies the bound, and scales that differ stay inside with ``own_scales``."""
@@ -120,6 +125,7 @@ class _Reader:
             log_q=self._collapse(site, density, self.guide_trace, own_scale),
             score=self._layout.collapse(score),
             kl=None if self.site_kl is None or twin is None else self._kl(site, twin, own_scale),
+            relocated=self._relocated(site, twin),
             logits=_logits(site),
             plated_p=None if twin is None else self._plated(twin, _density(twin, "model"), self.model_trace, own_scale),
             plated_q=self._plated(site, density, self.guide_trace, own_scale),
@@ -131,9 +137,16 @@ class _Reader:
             function=is_function and random,
             point=is_function and not random,
             family=family(site["fn"]),
+            prior_family="" if twin is None else family(twin["fn"]),
             event_dim=len(site["fn"].event_shape),
+            **_enumerated(site, self._layout),
             layout=self._layout,
         )
+
+    def _relocated(self, site: Site, twin: Site | None) -> Array | None:
+        if not self.relocate or twin is None or is_delta(site["fn"]):
+            return None
+        return relocated(twin["fn"], site["value"])
 
     def _kl(self, site: Site, twin: Site, own_scale: bool) -> Array:
         """The divergence in closed form, or ``log q - log p`` at a site that is a function of others."""
@@ -159,6 +172,7 @@ class _Reader:
             log_q=None,
             score=None,
             kl=None,
+            relocated=None,
             logits=None,
             plated_p=self._plated(site, _density(site, "model"), self.model_trace, own_scale),
             plated_q=None,
@@ -170,7 +184,11 @@ class _Reader:
             function=False,
             point=False,
             family=family(site["fn"]),
+            prior_family=family(site["fn"]),
             event_dim=len(site["fn"].event_shape),
+            cardinality=0,
+            entries=0,
+            enumerated=False,
             layout=self._layout,
         )
 
@@ -199,9 +217,18 @@ def _logits(site: Site) -> Array | None:
     return bernoulli_logits(site["name"], site["fn"])
 
 
+def _enumerated(site: Site, layout: Layout) -> dict[str, Any]:
+    """What is asked of a site whose states are run as particles."""
+    if site["infer"].get("_sampling") != ENUMERATED:
+        return {"cardinality": 0, "entries": 0, "enumerated": False}
+    own = math.prod(innermost(site["fn"]).event_shape) * math.prod(layout.batch_shape)
+    entries = math.prod((*site["fn"].batch_shape, *site["fn"].event_shape)) // own
+    return {"cardinality": cardinality(site["fn"]), "entries": entries, "enumerated": True}
+
+
 def _has_path(site: Site) -> bool:
     mode = site["infer"].get("_sampling")
-    return mode == STRAIGHT_THROUGH or (mode not in (DETACHED, ANTITHETIC) and bool(site["fn"].has_rsample))
+    return mode == STRAIGHT_THROUGH or (mode not in (DETACHED, ANTITHETIC, ENUMERATED) and bool(site["fn"].has_rsample))
 
 
 def _frames(site: Site, trace: Trace) -> list[_Frame]:

@@ -42,6 +42,7 @@ class Pair:
         batch_plate: the plate over data; by default those around every latent and observed site.
         site_kl: where it is given, the divergence of each site in closed form.
         sampling: how the guide's sites are sampled.
+        relocate: whether terms have values as functions of the parameters of the model's distributions.
     """
 
     model: Program
@@ -51,6 +52,7 @@ class Pair:
     batch_plate: str | None = None
     site_kl: SiteKL | None = None
     sampling: Sampling = PLAIN
+    relocate: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,13 @@ class Draws:
         """The keys of so many particles."""
         minibatch, particles = jax.random.split(rng_key)
         return cls(minibatch, jax.random.split(particles, num_particles))
+
+    def repeated(self, count: int) -> "Draws":
+        """So many blocks of the particles, each with noise of its own."""
+        if count == 1:
+            return self
+        keys = jax.vmap(lambda key: jax.random.split(key, count))(self.particles)  # [K, count]
+        return Draws(self.minibatch, keys.swapaxes(0, 1).reshape(-1, *keys.shape[2:]))
 
     def each(self) -> tuple[Array, Array]:
         """Key and index of each particle."""
@@ -178,7 +187,7 @@ def run_particles(
     theirs = params if model_params is None else model_params
 
     def particle(inputs: "_Particle") -> PairTerms:
-        return execute(pair, theirs, params, inputs[0], draws.minibatch, twin=_twin(draws, inputs))
+        return execute(pair, theirs, params, inputs[0], draws.minibatch, twin=_twin(pair, draws, inputs))
 
     return _many(particle, draws.each(), vectorize)
 
@@ -188,7 +197,7 @@ def draw_particles(pair: Pair, params: Params, draws: Draws, vectorize: Vectoriz
 
     def particle(inputs: "_Particle") -> dict[str, Array]:
         guide_key, _ = jax.random.split(inputs[0])
-        sampler = Sampler(pair.sampling, _twin(draws, inputs))
+        sampler = Sampler(pair.sampling, _twin(pair, draws, inputs))
         trace = _run(pair, pair.guide, Values(params), guide_key, draws.minibatch, _GuideReplay({}), sampler)
         return {site["name"]: site["value"] for site in sample_sites(trace) if not is_delta(site["fn"])}
 
@@ -220,10 +229,11 @@ def replay_particles(
 _Particle = tuple[Array, Array]  # key, index
 
 
-def _twin(draws: Draws, inputs: _Particle) -> Twin:
+def _twin(pair: Pair, draws: Draws, inputs: _Particle) -> Twin:
     half = max(len(draws.particles) // 2, 1)
+    block = max(len(draws.particles) // pair.sampling.num_states, 1)
     index = inputs[1]
-    return Twin(jax.random.fold_in(draws.minibatch, index % half), index >= half)
+    return Twin(jax.random.fold_in(draws.minibatch, index % half), index >= half, index // block)
 
 
 def _many(particle: Callable[[Any], PairTerms], inputs: Any, vectorize: Vectorize | None) -> PairTerms:
@@ -303,7 +313,14 @@ def execute(
         if site["is_observed"]:
             check_support(site) if supported is None else supported.append(is_supported(site))
     unset = tuple(dict.fromkeys([*guide_values.unset, *model_values.unset]))
-    return read_terms(model_trace, guide_trace, batch_plate=pair.batch_plate, site_kl=pair.site_kl, unset=unset)
+    return read_terms(
+        model_trace,
+        guide_trace,
+        batch_plate=pair.batch_plate,
+        site_kl=pair.site_kl,
+        unset=unset,
+        relocate=pair.relocate,
+    )
 
 
 def _run(

@@ -1,12 +1,14 @@
 """Other ways to sample a guide's site than its distribution's own: what some gradient estimators need."""
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.lax import stop_gradient
@@ -21,6 +23,31 @@ DETACHED = "detached"
 RELAXED = "relaxed"
 STRAIGHT_THROUGH = "straight-through"
 ANTITHETIC = "antithetic"
+ENUMERATED = "enumerated"
+
+MOST_STATES = 4096  # of all enumerated sites together; each is run like a particle
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of one enumerated site; every datum of a particle is in the same one.
+
+    Attributes:
+        cardinality: values of one entry.
+        entries: how many entries one datum has, over inner plates and event dimensions.
+        stride: how many joint states of the sites after it there are for each of its own.
+        batch_dims: negative dims of the batch plates.
+    """
+
+    cardinality: int
+    entries: int
+    stride: int
+    batch_dims: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many states it has."""
+        return self.cardinality**self.entries
 
 
 @dataclass(frozen=True)
@@ -31,11 +58,15 @@ class Sampling:
         default: the mode of sites that ``sites`` does not name; None is the distribution's own.
         sites: modes by site name.
         temperature: of relaxed sites, above 0.
+        states: of enumerated sites, by name; one that has none yet is drawn, on trial.
+        num_states: how many joint states these have; the particles are so many blocks.
     """
 
     default: str | None = None
     sites: Mapping[str, str | None] = field(default_factory=dict)
     temperature: float = 1.0
+    states: Mapping[str, States] = field(default_factory=dict)
+    num_states: int = 1
 
     def mode(self, name: str) -> str | None:
         """How a site is sampled; None is as its distribution says."""
@@ -77,6 +108,8 @@ class Sampler(Messenger):
             msg["infer"] = {**msg["infer"], "_sampling": mode}
             if mode == ANTITHETIC and msg["value"] is None and self.pair is not None:
                 msg["value"] = self.pair.draw(msg["name"], msg["fn"])
+            if msg["name"] in self.sampling.states and msg["value"] is None and self.pair is not None:
+                msg["value"] = state_value(msg["fn"], self.sampling.states[msg["name"]], self.pair.state)
 
     def postprocess_message(self, msg: Site) -> None:
         """Stops the gradient of a sample; what was cached on the way to it has one too."""
@@ -85,7 +118,7 @@ class Sampler(Messenger):
         mode = self._mode(msg)
         if mode == STRAIGHT_THROUGH:
             msg["value"] = _straight_through(msg["name"], msg["fn"], msg["value"])
-        elif mode in (DETACHED, ANTITHETIC) or not msg["fn"].has_rsample:
+        elif mode in (DETACHED, ANTITHETIC, ENUMERATED) or not msg["fn"].has_rsample:
             msg["value"] = stop_gradient(msg["value"])
             msg["intermediates"] = []
 
@@ -99,15 +132,17 @@ class Sampler(Messenger):
 
 @dataclass(frozen=True)
 class Twin:
-    """One of a pair of particles with antithetic noise.
+    """One of a pair of particles with antithetic noise, or one of those of a joint state.
 
     Attributes:
         rng_key: of the pair.
         flipped: whether this is the particle that takes one minus the noise.
+        state: index of the joint state of the enumerated sites.
     """
 
     rng_key: Array
     flipped: Array
+    state: Array
 
     def draw(self, name: str, fn: Any) -> Array:
         """A Bernoulli sample from ``u``, or from ``1 - u``."""
@@ -115,6 +150,56 @@ class Twin:
         key = jax.random.fold_in(self.rng_key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
         noise = jax.random.uniform(key, probs.shape, probs.dtype)
         return (jnp.where(self.flipped, 1.0 - noise, noise) < probs).astype(probs.dtype)
+
+
+def cardinality(fn: Any) -> int:
+    """How many values one entry of a site can take; 0 where they are not finitely many, or not known."""
+    base = innermost(fn)
+    if not getattr(base, "has_enumerate_support", False):
+        return 0
+    try:
+        return len(base.enumerate_support(expand=False))
+    except (NotImplementedError, ValueError, TypeError, jax.errors.JAXTypeError):  # such as a count that is traced
+        return 0
+
+
+def state_value(fn: Any, states: States, state: Array) -> Array:
+    """The value of a site in a joint state, ``[*batch, *event]``."""
+    base = innermost(fn)
+    own = tuple(base.event_shape)
+    support = base.enumerate_support(expand=False).reshape(states.cardinality, *own)
+    batch, event = tuple(fn.batch_shape), tuple(fn.event_shape)
+    inner = [1 if dim - len(batch) in states.batch_dims else size for dim, size in enumerate(batch)]
+    index = state // states.stride % states.count
+    digits = index // states.cardinality ** np.arange(states.entries) % states.cardinality
+    outer = event[: len(event) - len(own)]
+    return jnp.broadcast_to(support[digits].reshape(*inner, *outer, *own), batch + event)
+
+
+def enumeration(sampling: Sampling, sites: Iterable[Any]) -> Sampling:
+    """``sampling`` with the states of its enumerated sites, read off the latent terms of a trial run.
+
+    Raises:
+        UnsupportedObjective: a site that cannot be enumerated, or too many states.
+    """
+    counted = {site.name: site for site in sites if sampling.mode(site.name) == ENUMERATED and not site.function}
+    for name, site in counted.items():
+        if not site.cardinality:
+            raise UnsupportedObjective(
+                f"`gradient=\"enumerate\"` needs a site with finitely many values, but '{name}' is {site.family}; use "
+                '"pathwise" or "rloo" there'
+            )
+    total = math.prod(site.cardinality**site.entries for site in counted.values())
+    if total > MOST_STATES:
+        raise UnsupportedObjective(
+            f'`gradient="enumerate"` would run {total:.3g} joint states of {", ".join(map(repr, counted))}, more than '
+            f'{MOST_STATES}; use "disarm" or "rloo", or sum the sites out in the model'
+        )
+    states, stride = {}, total
+    for name, site in counted.items():
+        stride //= site.cardinality**site.entries
+        states[name] = States(site.cardinality, site.entries, stride, site.layout.batch_dims)
+    return replace(sampling, states=states, num_states=total)
 
 
 def bernoulli_logits(name: str, fn: Any) -> Array:

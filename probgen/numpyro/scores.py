@@ -13,6 +13,14 @@ from probgen.numpyro.surrogate import weighted
 from probgen.numpyro.terms import PairTerms, SiteTerm
 
 
+def shares(terms: PairTerms, num_particles: int) -> Array:
+    """What each run counts in the mean over particles, ``[P, batch]``: ``q(s) / K`` of its enumerated states."""
+    enumerated = [site.score for site in terms.latents if site.enumerated and site.score is not None]
+    if enumerated:
+        return jnp.exp(sum(enumerated[1:], start=enumerated[0])) / num_particles
+    return jnp.full((num_particles, *terms.batch_shape), 1.0 / num_particles, jnp.result_type(terms.scale))
+
+
 class Costs:
     """What a score function multiplies: the part of the integrand that a site's samples can have changed.
 
@@ -23,9 +31,12 @@ class Costs:
         terms: of one run, without gradient.
         integrand: ``[K, batch]``, without gradient.
         beta: weight of ``log q - log p`` in it; None where it has other parts, and is not taken apart.
+        share: what each run counts, ``[P, batch]``, without gradient.
+        num_particles: K particles of each joint state of enumerated sites.
     """
 
-    def __init__(self, terms: PairTerms, integrand: Array, beta: Any) -> None:
+    def __init__(self, terms: PairTerms, integrand: Array, beta: Any, share: Array, num_particles: int) -> None:
+        self.share, self.num_particles = share, num_particles
         self._terms = terms
         self._beta = beta
         self.of_datum = integrand
@@ -59,20 +70,24 @@ class Costs:
 
 
 def score(site: SiteTerm, costs: Costs, scale: Array, *, baseline: bool) -> Any:
-    """``1/K sum_k (R_k - b_k) log q(z_k)`` of one site, with ``b_k`` the mean cost of the other particles."""
+    """``sum_k (R_k - b_k) log q(z_k)`` of one site, with ``b_k`` the mean cost of the other particles."""
     plated = costs.plated(site)
     if plated is None:
-        return weighted(_signal(costs.of_datum, baseline) * scale, site.score)
-    signal = _signal(plated, baseline) * _spread(site, scale, plated)
+        return weighted(_signal(costs.of_datum, costs.share, costs.num_particles, baseline) * scale, site.score)
+    share = site.layout.spread(costs.share, plated, 0)
+    signal = _signal(plated, share, costs.num_particles, baseline) * _spread(site, scale, plated)
     return weighted(signal, site.plated_score)
 
 
-def _signal(cost: Array, baseline: bool) -> Array:
-    count = cost.shape[0]
-    known = jnp.where(jnp.isfinite(cost), cost, 0.0)
-    if not baseline or count == 1:
-        return known / count
-    return (known - leave_one_out(lambda others: others.mean(0), known)) / count
+def _signal(cost: Array, share: Array, num_particles: int, baseline: bool) -> Array:
+    """``share * cost`` minus its mean over the other particles of the same states, ``[P, ...]``."""
+    shared = share * jnp.where(jnp.isfinite(cost), cost, 0.0)
+    if not baseline or num_particles == 1:
+        return shared
+    by_state = shared.reshape(-1, num_particles, *shared.shape[1:]).swapaxes(0, 1)  # [K, S, ...]
+    others = leave_one_out(lambda rest: rest.mean(0), by_state)
+    signal: Array = (by_state - others).swapaxes(0, 1).reshape(shared.shape)
+    return signal
 
 
 def _spread(site: SiteTerm, scale: Array, like: Array) -> Array:

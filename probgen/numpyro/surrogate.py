@@ -126,23 +126,23 @@ def frozen(run: Run, rule: Rule, gradient: str, *, instead: str = AUTO, apart: b
     of the model's. Those that are not (``apart``) need two.
     """
     samples = run.samples()
-    floats, others = _partition(dict(run.params))
+    floats, others = partition(dict(run.params))
     moving = {name: value for name, value in samples.items() if jnp.issubdtype(value.dtype, jnp.floating)}
 
     def weights(theta: Any, z: dict[str, Array]) -> tuple[Array, PairTerms]:
-        terms = run.at({**stop_gradient(samples), **z}, _merge(theta, others), run.constants)
+        terms = run.at({**stop_gradient(samples), **z}, merge(theta, others), run.constants)
         return terms.log_weights, terms
 
     _, pull, terms = jax.vjp(weights, stop_gradient(floats), stop_gradient(moving), has_aux=True)
     require_reparameterized(terms, gradient, instead)
     c = scaled(rule(stop_gradient(terms)), terms.scale)
-    d_theta, d_z = pull(_finite(c.model))
+    d_theta, d_z = pull(finite(c.model))
     if not apart:
-        ratio = jnp.where(c.model == 0.0, 0.0, _finite(c.path) / jnp.where(c.model == 0.0, 1.0, c.model))
+        ratio = jnp.where(c.model == 0.0, 0.0, finite(c.path) / jnp.where(c.model == 0.0, 1.0, c.model))
         d_z = {name: _spread(terms, name, ratio, slope) for name, slope in d_z.items()}
     else:
-        _, d_z = pull(_finite(c.path))
-    surrogate = _inner(d_theta, floats) + _inner(d_z, moving)
+        _, d_z = pull(finite(c.path))
+    surrogate = inner(d_theta, floats) + inner(d_z, moving)
     if c.guide is not None:
         own = run.at(stop_gradient(samples), run.constants, run.params)
         surrogate = surrogate - weighted(c.guide, own.log_guide)
@@ -205,17 +205,18 @@ def require_reparameterized(terms: PairTerms, gradient: str, instead: str = AUTO
             )
 
 
-def _finite(array: Any) -> Array:
+def finite(array: Any) -> Array:
+    """With 0 for what is not finite."""
     return jnp.where(jnp.isfinite(array), array, 0.0)
 
 
-def _inner(constants: Any, values: Any) -> Any:
+def inner(constants: Any, values: Any) -> Any:
     """``sum sg(c) v`` over the leaves."""
     pairs = zip(jax.tree.leaves(constants), jax.tree.leaves(values), strict=True)
-    return sum((jnp.sum(stop_gradient(_finite(c)) * v) for c, v in pairs), start=jnp.zeros(()))
+    return sum((jnp.sum(stop_gradient(finite(c)) * v) for c, v in pairs), start=jnp.zeros(()))
 
 
-def _partition(params: Mapping[str, Any]) -> tuple[Any, Any]:
+def partition(params: Mapping[str, Any]) -> tuple[Any, Any]:
     """(the leaves that can be differentiated, the others), each with None in place of the rest."""
     is_float = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating)  # noqa: E731
     floats = jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, dict(params))
@@ -223,6 +224,7 @@ def _partition(params: Mapping[str, Any]) -> tuple[Any, Any]:
     return floats, others
 
 
-def _merge(floats: Any, others: Any) -> Any:
+def merge(floats: Any, others: Any) -> Any:
+    """What :func:`partition` took apart."""
     is_none = lambda leaf: leaf is None  # noqa: E731
     return jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=is_none)

@@ -62,6 +62,8 @@ class SiteTerm:
         log_q: log-density under the guide; None for an observed site.
         score: ``log_q`` without scale and mask, for score-function gradients; None for an observed site.
         kl: the divergence in closed form, where it was asked for.
+        relocated: the value as a function of the parameters of the model's distribution, where it was asked for.
+        prior_family: name of the family of the model's distribution; "" where the model has no such site.
         logits: of an antithetic Bernoulli site; otherwise None.
         plated_p: ``log_p`` before plates inside a datum are summed, ``[*plates]``; None where it has other dimensions.
         plated_q: likewise ``log_q``.
@@ -74,6 +76,9 @@ class SiteTerm:
         point: whether the guide is a point mass here (AutoDelta).
         family: name of the guide's distribution; of the model's, where the site is observed.
         event_dim: number of event dimensions.
+        cardinality: values of one entry, of a site that is enumerated; 0 where they are not finitely many.
+        entries: how many such entries one datum has.
+        enumerated: whether its states are run as particles.
         layout: where its batch dimensions lie.
     """
 
@@ -82,6 +87,7 @@ class SiteTerm:
     log_q: Array | None
     score: Array | None
     kl: Array | None
+    relocated: Array | None
     logits: Array | None
     plated_p: Array | None
     plated_q: Array | None
@@ -93,8 +99,17 @@ class SiteTerm:
     function: bool = _static()
     point: bool = _static()
     family: str = _static()
+    prior_family: str = _static()
     event_dim: int = _static()
+    cardinality: int = _static()
+    entries: int = _static()
+    enumerated: bool = _static()
     layout: Layout = _static()  # noqa: RUF009  # a field, like the others
+
+    @property
+    def scored(self) -> bool:
+        """Whether a gradient needs its ``log q``: neither a path nor a sum over its states."""
+        return not self.reparameterized and not self.enumerated
 
     @property
     def drawn(self) -> bool:

@@ -1,6 +1,8 @@
 """Training: whole epochs in one ``jax.lax.scan``, with the data on the device."""
 
 import copy
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +15,11 @@ from numpyro.infer.svi import SVIState
 from probgen.arguments import positive_int
 from probgen.errors import ArgumentError, DataError
 from probgen.numpyro.batches import Batch, as_arrays, as_call, checked_batch_size, size_of, take
+from probgen.numpyro.epochs import EpochReport, HeldOut, bound_sign, require_objective
 from probgen.numpyro.nonfinite import not_finite
 from probgen.numpyro.run import Pair, Program, as_key, execute, no_guide
+
+Callback = Callable[[EpochReport], bool | None]
 
 
 class SVIResult(NamedTuple):
@@ -67,6 +72,8 @@ class SVI(numpyro.infer.SVI):
         seed: Array | int = 0,
         init_state: SVIState | None = None,
         init_params: dict[str, Any] | None = None,
+        eval_data: Any = None,
+        callbacks: Sequence[Callback] = (),
         progress: bool = False,
     ) -> SVIResult:
         """Trains on minibatches, shuffled anew in each epoch; the last one of an epoch may be smaller.
@@ -82,6 +89,9 @@ class SVI(numpyro.infer.SVI):
             seed: an integer or a key of ``jax.random``.
             init_state: the state of an earlier run, to go on with.
             init_params: constrained values of parameters to start from, instead of the programs' own.
+            eval_data: held-out data, whose bound is measured after each epoch; in one batch where weights are joint.
+            callbacks: called with an :class:`probgen.numpyro.EpochReport` after each epoch; one that returns True ends
+                the run.
             progress: print a line for each epoch.
 
         Returns:
@@ -100,6 +110,7 @@ class SVI(numpyro.infer.SVI):
         start_key, order_key = jax.random.split(as_key(seed))
         state = self._start(start_key, take(arrays, slice(0, size)), init_state, init_params)
         self._check_data(state, arrays, size)
+        reporter = _Reporter(self, state, arrays, eval_data, size, callbacks)
         done, losses = 0, []
         while done < steps:
             order_key, key = jax.random.split(order_key)
@@ -110,6 +121,8 @@ class SVI(numpyro.infer.SVI):
             done += count
             if progress:
                 print(f"step {done}/{steps}  loss {found.mean():.4f} nats per datum")
+            if reporter.after_epoch(done, found, state):
+                break
         return SVIResult(self.get_params(state), state, jnp.asarray(np.concatenate(losses)))
 
     def _start(self, key: Array, batch: Batch, init_state: SVIState | None, init_params: Any) -> SVIState:
@@ -180,6 +193,49 @@ class SVI(numpyro.infer.SVI):
         if bad.any():
             step = int(np.argmax(bad))
             raise not_finite(f"the loss is {losses[step]} at step {done + step}", self.get_params(state))
+
+
+class _Reporter:
+    """Measures held-out bounds and calls callbacks, where there are such."""
+
+    def __init__(
+        self, svi: SVI, state: SVIState, arrays: Batch, eval_data: Any, size: int, callbacks: Sequence[Callback]
+    ) -> None:
+        self._svi, self._callbacks, self._began, self._epochs = svi, callbacks, time.perf_counter(), 0
+        self._held_out: HeldOut | None = None
+        if eval_data is not None and not callbacks:
+            raise ArgumentError("the bounds on `eval_data` are told to callbacks; pass `callbacks` too")
+        if not callbacks:
+            return
+        loss = require_objective(svi.loss)
+        scheduled = _at(svi, svi._weights(0, 1)[0]).loss
+        params = {**svi.get_params(state), **(state.mutable_state or {})}
+        plain = loss is scheduled
+        first = take(arrays, slice(0, size))
+        self._sign = bound_sign(loss, svi.model, svi.guide, first, params) if plain else None
+        if eval_data is not None:
+            held_out = as_arrays(eval_data)
+            size = min(size, size_of(held_out))
+            svi._check_data(state, held_out, size)
+            self._held_out = HeldOut(svi.model, svi.guide, scheduled, held_out, size)
+
+    def after_epoch(self, step: int, losses: np.ndarray, state: SVIState) -> bool:
+        """Whether the run is to end."""
+        self._epochs += 1
+        if not self._callbacks:
+            return False
+        params = {**self._svi.get_params(state), **(state.mutable_state or {})}
+        loss = float(losses.astype(np.float64).mean())
+        report = EpochReport(
+            step=step,
+            epoch=self._epochs,
+            loss=loss,
+            bound=None if self._sign is None else self._sign * loss,
+            eval_bound=None if self._held_out is None else self._held_out.bound(params),
+            seconds=time.perf_counter() - self._began,
+            params=params,
+        )
+        return True in [callback(report) for callback in self._callbacks]
 
 
 def _at(svi: SVI, weight: Array) -> SVI:

@@ -152,9 +152,13 @@ def guide_factory(settings: PairSettings, shape: Shape, files: ProgramFiles) -> 
     spec = guide_spec(settings)
     if spec == "none":
         return None
+    return _factory("guide", spec, guide_defaults(settings, shape), files)
+
+
+def guide_defaults(settings: PairSettings, shape: Shape) -> dict[str, Any]:
+    """What the guide takes over from the data and from the model's spec."""
     sizes = parse_spec(settings.model)[1] if is_registered(settings.model) else {}
-    shared = {name: value for name, value in sizes.items() if name in SHARED}
-    return _factory("guide", spec, shape.arguments | shared, files)
+    return shape.arguments | {name: value for name, value in sizes.items() if name in SHARED}
 
 
 def guide_spec(settings: PairSettings) -> str:

@@ -127,6 +127,20 @@ def read_run(path: str | os.PathLike[str]) -> SavedRun:
     return SavedRun(path, read_settings(TrainSettings, settings, str(config)), record)
 
 
+def require_resumable(run: SavedRun) -> None:
+    """Raises if a run has nothing to go on with.
+
+    Raises:
+        ArgumentError: NumPyro has trained it.
+    """
+    if run.settings.backend != "pyro":
+        raise ArgumentError(
+            f"the run in '{run.path}' was trained by `--backend numpyro`, which keeps the weights but no state of the "
+            "optimizer to go on with; train anew for longer: `probgen train --config "
+            f"{run.path / 'config.toml'} --num-epochs N --run-dir ...`"
+        )
+
+
 def _why_none(path: Path) -> str:
     if not path.exists():
         return f"it does not exist{_elsewhere(path)}"

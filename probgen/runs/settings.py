@@ -47,6 +47,10 @@ class TrainSettings(PairSettings):
     objective: str = "elbo"
     """Spec of the objective, such as iwae:num_particles=5. See probgen list."""
 
+    backend: Literal["pyro", "numpyro"] = "pyro"
+    """What trains: Pyro, or NumPyro, for vae, hierarchical-vae and ppca with their guides; a run that it makes is
+    loaded, evaluated and drawn from with Pyro, and cannot be resumed."""
+
     num_epochs: int = 100
     """Passes over the data."""
 

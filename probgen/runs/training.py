@@ -30,7 +30,7 @@ from probgen.runs.building import (
 from probgen.runs.folder import continued_run, new_run, recover, require_free
 from probgen.runs.loading import settings_of
 from probgen.runs.program_files import ProgramFiles, is_file_spec, parse_file_spec
-from probgen.runs.saved import Record, SavedRun, config_text, differing, read_run
+from probgen.runs.saved import Record, SavedRun, config_text, differing, read_run, require_resumable
 from probgen.runs.settings import TrainSettings
 from probgen.svi import SVI, EpochReport, SVIResult
 from probgen.svi.snapshot import Position
@@ -154,10 +154,30 @@ def train(
         ProbgenError: whatever is wrong; if nothing has been trained, the folder is as it was.
     """
     require_free(run_dir, overwrite=overwrite)
+    if settings.backend == "numpyro":
+        return _train_twins(settings, run_dir, overwrite=overwrite, callbacks=callbacks)
     planned = plan(settings)
     svi = planned.svi()
     with new_run(run_dir, config_text(settings, planned.record), overwrite=overwrite):
         return _trained(planned, svi, run_dir, callbacks, resume=False)
+
+
+def _train_twins(
+    settings: TrainSettings,
+    run_dir: Path,
+    *,
+    overwrite: bool,
+    callbacks: Sequence[Callable[[EpochReport], bool | None]],
+) -> Trained:
+    from probgen.runs import numpyro_training as backend  # JAX, only where it is asked for
+
+    backend.check(settings)
+    planned = plan(settings)
+    model, guide = planned.recipe.pair(settings.seed)
+    pair = backend.Pair.of(settings, (model, guide), planned.shape)
+    with new_run(run_dir, config_text(settings, planned.record), overwrite=overwrite):
+        result = backend.run(settings, pair, planned.data, planned.held_out, run_dir, callbacks)
+    return Trained(settings, model, guide, planned.data, planned.held_out, result)
 
 
 def go_on(
@@ -217,6 +237,7 @@ def same_run(
     """
     recover(Path(run_dir))
     run = read_run(run_dir)
+    require_resumable(run)
     settings, files = settings_of(run, model, guide, allow_changed=allow_changed)
     settings = replace(settings, guide=settings.guide if run.record.guide_file else run.settings.guide)
     if wanted is None:

@@ -84,7 +84,7 @@ def test_log_weights_are_those_of_torch(kit: Any) -> None:
 ROWS: list[tuple[str, dict[str, Any]]] = [
     *(("ELBO", {"num_particles": 3, "gradient": g}) for g in ("auto", "pathwise", "stl", "score", "rloo")),
     ("ELBO", {"num_particles": 3, "beta": 0.3}),
-    *(("IWAE", {"num_particles": 3, "gradient": g}) for g in ("auto", "dreg", "score", "rloo", "vimco")),
+    *(("IWAE", {"num_particles": 3, "gradient": g}) for g in ("auto", "dreg", "gdreg", "score", "rloo", "vimco")),
     *(("MIWAE", {"num_particles": (2, 3), "gradient": g}) for g in ("auto", "dreg")),
     *(("PIWAE", {"num_particles": (2, 3), "gradient": g}) for g in ("auto", "dreg")),
     *(("CIWAE", {"num_particles": 3, "beta": 0.3, "gradient": g}) for g in ("auto", "dreg")),
