@@ -612,7 +612,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "NumPyro",
         "the model's weight on the path",
         SURROGATE,
-        "ratio = jnp.where(c.model == 0.0, 0.0, _finite(c.path) / jnp.where(c.model == 0.0, 1.0, c.model))",
+        "ratio = jnp.where(c.model == 0.0, 0.0, finite(c.path) / jnp.where(c.model == 0.0, 1.0, c.model))",
         "ratio = jnp.ones_like(c.model)",
         on("IWAE dreg"),
         "numpyro",

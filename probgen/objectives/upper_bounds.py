@@ -26,10 +26,10 @@ class CUBO(TwoSided):
     .. math:: \phi: \mathrm{CUBO}_n = \frac1n \log E_q\Big[\Big(\frac{p(x, z)}{q(z \mid x)}\Big)^n\Big] \ge \log p(x),
               \qquad \theta: \mathcal{L}_K
 
-    The exact expectation is an upper bound; the K-sample estimate, which is what the loss shows, is biased downwards
-    and bounds nothing. The guide's gradient is self-normalised, ``(1 - n)/n sum_k v_k grad log q(z_k)`` with
-    ``v = softmax(n l)``: its bias is O(1/K), and with one particle it vanishes. Two players, ``"guide"`` and
-    ``"model"``; :meth:`bound` is the model's lower bound.
+    The exact expectation is an upper bound; the K-sample estimate, which is what this loss and ``pyro.infer.SVI`` show
+    (``probgen.SVI`` shows the model's bound), is biased downwards and bounds nothing. The guide's gradient is
+    self-normalised, ``(1 - n)/n sum_k v_k grad log q(z_k)`` with ``v = softmax(n l)``: its bias is O(1/K), and with
+    one particle it vanishes. Two players, ``"guide"`` and ``"model"``; :meth:`bound` is the model's lower bound.
 
     Args:
         n: the order, above 1.
@@ -89,9 +89,10 @@ class EUBO(TwoSided):
     .. math:: \phi: \mathrm{EUBO} = E_{p(z|x)}\Big[\log \frac{p(x, z)}{q(z \mid x)}\Big]
               = \log p(x) + KL(p(z \mid x) \| q(z \mid x)), \qquad \theta: \mathcal{L}_K
 
-    The expectation is taken with self-normalised weights of K particles of the guide, which is what the loss shows: it
-    is biased downwards by O(1/K) and bounds nothing. The guide's gradient is that of wake-phi in :class:`RWS`. Two
-    players, ``"guide"`` and ``"model"``; :meth:`bound` is the model's lower bound.
+    The expectation is taken with self-normalised weights of K particles of the guide, which is what this loss and
+    ``pyro.infer.SVI`` show (``probgen.SVI`` shows the model's bound): it is biased downwards by O(1/K) and bounds
+    nothing. The guide's gradient is that of wake-phi in :class:`RWS`. Two players, ``"guide"`` and ``"model"``;
+    :meth:`bound` is the model's lower bound.
 
     Args:
         num_particles: K samples per datum.

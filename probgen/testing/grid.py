@@ -134,15 +134,11 @@ def _paths(problem: Problem) -> bool:
 
 
 def _own_paths(problem: Problem) -> bool:
-    return problem.continuous and problem.backend == "torch"  # NumPyro's programs do not tell how they sample
+    return problem.continuous
 
 
 def _enumerable(problem: Problem) -> bool:
-    return problem.discrete and problem.backend == "torch"
-
-
-def _in_part_enumerable(problem: Problem) -> bool:
-    return problem.continuous or problem.backend == "torch"
+    return problem.discrete
 
 
 def _bits(problem: Problem) -> bool:
@@ -232,7 +228,7 @@ def _elbo_rows() -> Iterator[Row]:
     yield Row("ELBO by site, disarm", "ELBO", _by_kind(**named, other_categorical="score"), _antithetic)
     named = {"normal": "auto", "bernoulli": "enumerate", "categorical": "enumerate"}
     named |= {"other_bernoulli": "rloo", "other_categorical": "rloo"}
-    yield Row("ELBO by site, enumerate", "ELBO", _by_kind(**named), _in_part_enumerable)
+    yield Row("ELBO by site, enumerate", "ELBO", _by_kind(**named), _always)
     named = {"normal": "pathwise", "bernoulli": "relaxed", "categorical": "relaxed"}
     yield Row("ELBO by site, relaxed", "ELBO", _by_kind(**named), _bits_or_paths)
     named = {"normal": "pathwise", "bernoulli": "straight-through", "categorical": "straight-through"}
