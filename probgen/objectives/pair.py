@@ -41,6 +41,7 @@ class PairLoss(nn.Module):
         self._nesting = objective.max_plate_nesting
         self._checked_frozen = False
         self._sampling: Sampling | None = None
+        self._probed = False
         self._sampled_shapes: tuple[torch.Size, ...] | None = None
         self._sides: tuple[list[Tensor], list[Tensor]] | None = None
         self._others: dict[int, PairLoss] = {}
@@ -137,7 +138,8 @@ class PairLoss(nn.Module):
             terms = trial_terms(self.model, self.guide, args, kwargs)
             asked.check_names(site.name for site in terms.latents)
             sampling = enumeration(asked, terms.latents)
-            if ANTITHETIC in (sampling.default, *sampling.sites.values()):
+            if ANTITHETIC in (sampling.default, *sampling.sites.values()) and not (self._probed or tracing()):
+                self._probed = True
                 nesting = self._max_plate_nesting(PROBES, args, kwargs, validate=False)
                 probe = RunOptions(
                     num_particles=PROBES,
