@@ -12,7 +12,7 @@ from jax import Array
 from numpyro import handlers
 
 from probgen.arguments import positive_int
-from probgen.errors import ArgumentError, ProbgenError, ProgramError
+from probgen.errors import ArgumentError, ProbgenError, ProgramError, nearest
 from probgen.numpyro.checks import Trace, check_guide, check_pair, check_support, is_supported, sample_sites
 from probgen.numpyro.distributions import is_delta
 from probgen.numpyro.messengers import Replay, SharedMinibatch, Values
@@ -169,6 +169,8 @@ def completed(pair: Pair, params: Params, rng_key: Array) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     execute(pair, params, params, rng_key, rng_key, found=found)
+    if unknown := [name for name in params if name not in found]:
+        raise ArgumentError(f"`params` has '{unknown[0]}', which no program declares; {nearest(unknown[0], found)}")
     return {**found, **params}
 
 

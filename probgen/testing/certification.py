@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probgen.errors import ArgumentError, ArgumentTypeError
 from probgen.testing.certificate import (
     BLOCKS,
     EXACT,
@@ -24,6 +25,7 @@ from probgen.testing.replicates import CHUNK, Replicator, replicator
 
 PILOT = 4 * CHUNK
 MARGIN = 1.15  # replicates beyond what the pilot run asks for, whose own error is a few percent
+VANISHING = 1e-6  # of the largest entry: what quadrature leaves of a gradient that is 0
 QUADRATURE = 2e-5  # error of a reference that is not a finite sum, relative to its norm; held by a test
 
 
@@ -64,11 +66,17 @@ def certify(
         >>> certify(ELBO(), Logistic("plate")).verdict
         'certified'
     """
+    if not isinstance(problem, Problem):
+        raise ArgumentTypeError(
+            "`problem` must be one of `probgen.testing.problems`, built with a structure, such as "
+            f'`Logistic("plate")`, got {problem!r}; for a pair of your own use `check_objective` or `gradient_report`'
+        )
     reference = reference or reference_for(objective)
     limit = limit or (SCORE if uses_score(objective, problem) else PRECISE)
     source = replicator(objective, problem)
     names = [f"{name}[{i}]" for name, shape in source.shapes.items() for i in range(math.prod(shape))]
     exact = _flat(exact_gradient(problem, reference), source)
+    _require_gradients(names, exact)
     slack = _slack(problem, names, exact)
     means, errors, replicates, blocks = _sample(source, names, exact, slack, limit, seed, max_replicates)
     distances = _limit_distances(problem, reference) if reference.limits else {}
@@ -85,6 +93,17 @@ def certify(
         limit=limit,
         seed=seed,
     )
+
+
+def _require_gradients(names: list[str], exact: Tensor) -> None:
+    """Refuses a player whose exact gradient is 0: no bias is a share of that."""
+    for prefix in ("model.", "guide."):
+        own = [value for name, value in zip(names, exact.tolist(), strict=True) if name.startswith(prefix)]
+        if own and max(map(abs, own)) < VANISHING * float(exact.abs().max()):
+            raise ArgumentError(
+                f"the exact gradient of the {prefix[:-1]}'s parameters is 0 here, so that no share of it can be "
+                "certified (self-normalised gradients vanish with one particle); use more particles"
+            )
 
 
 def _flat(gradients: dict[str, Tensor], source: Replicator) -> Tensor:

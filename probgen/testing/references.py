@@ -159,6 +159,11 @@ def _rws(options: dict[str, Any]) -> Reference:
 
 
 def _tvo(options: dict[str, Any]) -> Reference:
+    if not isinstance(options.get("temperatures"), tuple | list):
+        raise ArgumentError(
+            "the exact reference of TVO needs its temperatures themselves: pass `temperatures=(0.0, 0.2, 1.0)`, say, "
+            f"got {options.get('temperatures')!r}"
+        )
     side, temperatures = options.get("side", "left"), tuple(map(float, options["temperatures"]))
 
     def phi(particles: int) -> exact.Loss:

@@ -9,6 +9,7 @@ from probgen.testing.problems.base import Problem, States, Values
 from probgen.testing.problems.densities import (
     bernoulli,
     binary,
+    nodes_for,
     normal,
     normal_kl,
     normal_nodes,
@@ -22,7 +23,7 @@ FINE = 200_001  # nodes for an integrand with kinks
 
 def line(particles: int) -> tuple[Tensor, Tensor]:
     """Nodes and log-weights for K-tuples."""
-    return normal_nodes(LINE[particles])
+    return normal_nodes(nodes_for(LINE, particles))
 
 
 class LinearGaussian(Problem):
@@ -94,7 +95,7 @@ class TwoLayers(Problem):
         lib.sample("z_1", lib.Normal(p.loc + p.slope * x + p.mix * z_2, lib.exp(p.log_scale)))
 
     def states(self, p: Any, x: Tensor, particles: int) -> States:
-        a, b, log_prob = normal_nodes_plane(PLANE[particles])
+        a, b, log_prob = normal_nodes_plane(nodes_for(PLANE, particles))
         z_2 = p.top_loc + p.top_slope * x + p.top_log_scale.exp() * a
         z_1 = p.loc + p.slope * x + p.mix * z_2 + p.log_scale.exp() * b
         return States(log_prob, {"z_2": z_2, "z_1": z_1})
@@ -185,7 +186,7 @@ class LogisticPlane(Problem):
         lib.sample("z", lib.Normal(p.loc + p.slope * x, lib.exp(p.log_scale)).to_event(1))
 
     def states(self, p: Any, x: Tensor, particles: int) -> States:
-        a, b, log_prob = normal_nodes_plane(PLANE[particles])
+        a, b, log_prob = normal_nodes_plane(nodes_for(PLANE, particles))
         noise = torch.stack([a, b], -1)
         return States(log_prob, {"z": p.loc + p.slope * x + p.log_scale.exp() * noise})
 

@@ -2,9 +2,12 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from probgen.errors import ArgumentError
 
 
 def normal(value: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
@@ -45,6 +48,20 @@ def normal_kl(loc: Tensor, scale: Tensor, prior_loc: Tensor | float, prior_scale
 
 
 REACH = 6.5  # standard deviations: what lies outside has probability 8e-11
+
+
+def nodes_for(table: Mapping[int, int], particles: int) -> int:
+    """How many nodes a dimension has in tuples of K particles.
+
+    Raises:
+        ArgumentError: there is no reference for that many particles: tuples of them would be too many.
+    """
+    if particles not in table:
+        raise ArgumentError(
+            f"the exact reference of this problem goes over all tuples of particles: `num_particles` must be at most "
+            f"{max(table)}, got {particles}"
+        )
+    return table[particles]
 
 
 def normal_nodes(nodes: int) -> tuple[Tensor, Tensor]:

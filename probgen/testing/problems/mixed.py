@@ -11,6 +11,7 @@ from probgen.testing.problems.densities import (
     bernoulli_kl,
     binary,
     logistic_nodes,
+    nodes_for,
     normal,
     normal_kl,
     normal_nodes,
@@ -64,7 +65,7 @@ class DiscreteFirst(Problem):
         lib.sample("z", lib.Normal(p.loc + p.change * b, lib.exp(p.log_scale)))
 
     def states(self, p: Any, x: Tensor, particles: int) -> States:
-        noise, weight = normal_nodes(NODES[particles])
+        noise, weight = normal_nodes(nodes_for(NODES, particles))
         b, noise = _halves(noise)
         values = {"b": b, "z": p.loc + p.change * b + p.log_scale.exp() * noise}
         return States(bernoulli(b, p.logit + p.tilt * x) + weight.repeat(2), values)
@@ -131,7 +132,7 @@ class ContinuousFirst(Problem):
         lib.sample("b", lib.Bernoulli(logits=p.logit + p.change * z))
 
     def states(self, p: Any, x: Tensor, particles: int) -> States:
-        noise, weight = normal_nodes(NODES[particles])
+        noise, weight = normal_nodes(nodes_for(NODES, particles))
         b, noise = _halves(noise)
         z = p.loc + p.tilt * x + p.log_scale.exp() * noise
         return States(bernoulli(b, p.logit + p.change * z) + weight.repeat(2), {"z": z, "b": b})
